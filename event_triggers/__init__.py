@@ -1,0 +1,1 @@
+"""One deferrable sensor for many awaited messages, one marker task for each of them."""

@@ -1,0 +1,232 @@
+"""The contract between a broker and the hub.
+
+A :class:`Source` is a declaration: immutable, comparable, JSON-serialisable, without a connection. Its :meth:`Source.open`
+gives a :class:`Stream`, the live connection. Sources whose :meth:`Source.key` is equal share one stream per triggerer.
+
+Rules of a stream, which the conformance suite holds every source to:
+
+* Iterating yields batches of messages forever, or raises. It never ends by itself and never yields an empty batch twice
+  without waiting in between. The next batch is only asked for when there is room, so *not asking* is the back-pressure:
+  a stream must stay healthy (heartbeats, keep-alive) while nobody asks.
+* It raises :class:`~event_triggers.errors.ConfigurationError` for what waiting cannot mend; anything else is taken as a
+  broken connection and the hub opens the stream again, with growing pauses.
+* A *queue* message is gone once it is acknowledged, so that happens in :meth:`Stream.settle` and nowhere else.
+* A *log* stream never settles. It reports :meth:`LogStream.position` and can be opened again from any of them.
+* Cancellation passes through: leaving the context of :meth:`Source.open` closes the connection in bounded time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple
+
+from event_triggers.clock import Clock, SystemClock
+from event_triggers.errors import InvalidEventError
+from event_triggers.message import Message
+
+__all__ = [
+    "BrokerConnection",
+    "LogStream",
+    "Opening",
+    "Outcome",
+    "Position",
+    "Settlement",
+    "Source",
+    "Stream",
+    "load_source",
+]
+
+
+class Outcome(str, Enum):
+    """How a message of a queue ended, seen over all groups of this triggerer."""
+
+    ACCEPTED = "accepted"
+    """Every group that wanted it has recorded it: acknowledge."""
+    RELEASED = "released"
+    """Nobody here wanted it, or those who did are gone before recording it: give it back."""
+    REJECTED = "rejected"
+    """It cannot be read at all: what the broker's own way for poison messages is."""
+
+
+class Settlement(NamedTuple):
+    """One message and how it ended."""
+
+    message: Message
+    outcome: Outcome
+
+
+Position = Mapping[str, Any]
+"""The next offset to deliver, by partition."""
+
+
+@dataclass(frozen=True)
+class BrokerConnection:
+    """An Airflow connection, as sources see it. Secrets stay out of its ``repr``."""
+
+    conn_id: str
+    conn_type: str = ""
+    host: str | None = None
+    port: int | None = None
+    login: str | None = None
+    password: str | None = field(default=None, repr=False)
+    schema: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+async def _no_connections(conn_id: str) -> BrokerConnection:
+    raise LookupError(f"no connection {conn_id!r}: this opening was made without a way to look connections up")
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a source is given when its stream is opened.
+
+    :param group: a stable identity of the group that asks, the same after a restart and on another triggerer. Only a source
+        that keeps something per group at the broker (a durable session) looks at it, and its :meth:`Source.key` says so.
+    :param start: for logs: ``None`` begins behind the newest message; a position begins exactly there.
+    :param connection: looks an Airflow connection up by its id.
+    :param clock: the time to go by.
+    """
+
+    group: str = ""
+    start: Position | None = None
+    connection: Callable[[str], Awaitable[BrokerConnection]] = _no_connections
+    clock: Clock = field(default_factory=SystemClock)
+
+
+class Stream(ABC):
+    """A live connection that hands over messages."""
+
+    @abstractmethod
+    def __aiter__(self) -> AsyncIterator[Sequence[Message]]:
+        """Yield batches of messages forever, or raise."""
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Tell the broker how messages ended. Only queues are told.
+
+        May be called while ``__aiter__`` waits. Must be safe to repeat. Raises when the broker could not be told of all of
+        them; the hub logs that, and the broker will deliver those messages again.
+        """
+        return None
+
+    async def watch(self, source: Source) -> None:
+        """Begin to deliver what ``source`` asks for, on a connection shared by sources of an equal key.
+
+        Called for the first source too, right after opening, before iteration starts; called once per distinct source.
+        """
+        return None
+
+    async def unwatch(self, source: Source) -> None:
+        """Stop delivering what only ``source`` asked for."""
+        return None
+
+
+class LogStream(Stream):
+    """A stream of a log that can be read again."""
+
+    @abstractmethod
+    def position(self) -> Position:
+        """The next offset to be delivered, by partition: what was yielded lies before it, and nothing else does.
+
+        Valid from the first ``watch`` on. A partition that is not in it will be delivered from its beginning.
+        """
+
+    @abstractmethod
+    async def locate(self, since: datetime) -> Position:
+        """For every partition of :meth:`position`, the offset of the first message stamped at or after ``since``.
+
+        Where there is none yet, the end of the partition.
+        """
+
+
+class Source(ABC):
+    """An immutable declaration of a stream of messages. Make subclasses frozen dataclasses.
+
+    Every field must be JSON-compatible, may hold Jinja templates in its strings until they are rendered, and is given
+    back to the constructor by :func:`load_source`.
+    """
+
+    kind: ClassVar[str]
+    """Short name of the source's kind, for logs and notes: ``"kafka"``."""
+    replayable: ClassVar[bool] = False
+    """Whether this is a log (its streams are :class:`LogStream`) rather than a queue."""
+
+    @abstractmethod
+    def key(self, group: str) -> Hashable:
+        """What identifies the connection: sources with equal keys share one stream.
+
+        :param group: the identity of the group that asks; part of the key only for sources with per-group sessions.
+        """
+
+    @abstractmethod
+    def open(self, opening: Opening) -> AbstractAsyncContextManager[Stream]:
+        """Connect, and give the live stream; leaving the context closes it.
+
+        :raises ConfigurationError: for what waiting cannot mend (a bad option, a missing extra).
+        """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The topic, queue or channel, for people."""
+
+    def routes(self, message: Message) -> bool:
+        """Whether ``message``, come over the shared stream, is one that this source asks for."""
+        return True
+
+    def validate(self) -> None:
+        """Check the declaration while the DAG file is parsed. Templates are not rendered yet.
+
+        :raises InvalidEventError: in one clear sentence.
+        """
+        return None
+
+    async def forget(self, opening: Opening) -> None:
+        """The group has ended for good: remove what it left at the broker (a durable session). Safe to repeat."""
+        return None
+
+    def serialize(self) -> dict[str, Any]:
+        """The declaration as JSON-compatible data, readable by :func:`load_source`."""
+        if not dataclasses.is_dataclass(self):
+            raise InvalidEventError(f"{type(self).__qualname__} must be a dataclass, or define serialize() itself")
+        fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.init}
+        return {"type": f"{type(self).__module__}.{type(self).__qualname__}", **fields}
+
+    @property
+    def label(self) -> str:
+        """Kind and name, for logs: ``kafka etl-finish``."""
+        return f"{self.kind} {self.name}"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def load_source(data: Mapping[str, Any]) -> Source:
+    """Make a source again from what :meth:`Source.serialize` gave.
+
+    :raises InvalidEventError: when the class cannot be imported here, is no source, or does not take these fields.
+    """
+    fields = dict(data)
+    path = str(fields.pop("type", ""))
+    module_name, _, class_name = path.rpartition(".")
+    try:
+        cls = getattr(import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidEventError(
+            f"source class {path!r} cannot be imported here: {error}; install the package that defines it in the "
+            f"triggerer too, and restart the triggerer"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Source)):
+        raise InvalidEventError(f"{path!r} is not a subclass of event_triggers.Source")
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise InvalidEventError(f"source {path!r} does not take the fields {sorted(fields)}: {error}") from error

@@ -1,0 +1,135 @@
+"""One child process: started in a session of its own, waited for until ready, ended with all its children.
+
+Nothing here knows what the process is. Every server of this package is a :class:`ManagedProcess` plus a readiness check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["ManagedProcess", "ServerFailed", "accepts_connections", "free_port"]
+
+
+class ServerFailed(RuntimeError):
+    """A server ended by itself or did not become ready in time; the end of its log is in the message."""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that is free now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def accepts_connections(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something listens on this port."""
+    with contextlib.closing(socket.socket()) as sock:
+        sock.settimeout(1)
+        return sock.connect_ex((host, port)) == 0
+
+
+class ManagedProcess:
+    """A child process and everything it starts, as one thing to wait for, stop, kill and read the log of.
+
+    :param name: for messages.
+    :param command: program and arguments, without a shell.
+    :param log: the file that takes its output.
+    :param env: its whole environment; ``None`` for ours.
+    :param cwd: its working folder.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.command = [str(part) for part in command]
+        self.log = log
+        self.env = env
+        self.cwd = cwd
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is also the id of its process group."""
+        if self._process is None:
+            raise ServerFailed(f"{self.name} was not started")
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, ready: Callable[[], bool] | None = None, *, timeout: float = 90) -> ManagedProcess:
+        """Start it and return when ``ready()`` holds.
+
+        :raises ServerFailed: when it ends before, or ``timeout`` seconds pass; it is stopped then.
+        """
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(self.env) if self.env is not None else None,
+                cwd=self.cwd,
+                start_new_session=True,
+            )
+        if ready is not None:
+            self._wait_until(ready, timeout)
+        return self
+
+    def _wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if not self.running:
+                raise ServerFailed(f"{self.name} ended with status {self._process and self._process.returncode}:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                self.stop()
+                raise ServerFailed(f"{self.name} was not ready after {timeout:.0f} s:\n{self.tail()}")
+            time.sleep(0.05)
+
+    def stop(self, *, timeout: float = 15) -> None:
+        """End it with SIGTERM, and what is left of its group after ``timeout`` seconds with SIGKILL."""
+        if self._process is None:
+            return
+        self.signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the whole group at once with SIGKILL."""
+        if self._process is None:
+            return
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole group; nothing happens when it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def tail(self, lines: int = 40) -> str:
+        """The last lines of its log."""
+        if not self.log.exists():
+            return "(no log)"
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def __enter__(self) -> ManagedProcess:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
