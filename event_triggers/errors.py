@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "AirflowApiError",
     "ConfigurationError",
+    "ConnectionMissingError",
     "EventTriggersError",
     "InvalidEventError",
     "MessageDecodeError",
@@ -23,6 +24,14 @@ class InvalidEventError(EventTriggersError, ValueError):
 
 class ConfigurationError(EventTriggersError):
     """A connection or an option is wrong in a way that waiting cannot mend. It ends the wait at once."""
+
+
+class ConnectionMissingError(ConfigurationError, LookupError):
+    """An Airflow connection is not defined."""
+
+    def __init__(self, conn_id: str) -> None:
+        super().__init__(f"the Airflow connection {conn_id!r} is not defined; create it, or name another with conn_id=")
+        self.conn_id = conn_id
 
 
 class MissingExtraError(ConfigurationError, ImportError):

@@ -28,7 +28,7 @@ from importlib import import_module
 from typing import Any, ClassVar, NamedTuple
 
 from event_triggers.clock import Clock, SystemClock
-from event_triggers.errors import InvalidEventError
+from event_triggers.errors import ConnectionMissingError, InvalidEventError
 from event_triggers.message import Message
 
 __all__ = [
@@ -50,7 +50,9 @@ class Outcome(str, Enum):
     ACCEPTED = "accepted"
     """Every group that wanted it has recorded it: acknowledge."""
     RELEASED = "released"
-    """Nobody here wanted it, or those who did are gone before recording it: give it back."""
+    """Nobody here wanted it."""
+    ABANDONED = "abandoned"
+    """A group wanted it and was moved or stopped before it could record it: it must come again, to whoever waits next."""
     REJECTED = "rejected"
     """It cannot be read at all: what the broker's own way for poison messages is."""
 
@@ -81,7 +83,7 @@ class BrokerConnection:
 
 
 async def _no_connections(conn_id: str) -> BrokerConnection:
-    raise LookupError(f"no connection {conn_id!r}: this opening was made without a way to look connections up")
+    raise ConnectionMissingError(conn_id)
 
 
 @dataclass(frozen=True)

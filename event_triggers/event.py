@@ -1,0 +1,152 @@
+"""Event: one thing to wait for. A source, what matches, how many, and since when."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import import_module
+from typing import Any
+
+from event_triggers.clock import parse_datetime
+from event_triggers.errors import InvalidEventError
+from event_triggers.matching import check_pattern
+from event_triggers.message import Message
+from event_triggers.sources.base import Source, load_source
+
+__all__ = ["Event", "MatchCallable", "load_callable"]
+
+MatchCallable = Callable[[Message], bool]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One awaited event of a group.
+
+    Strings anywhere inside (topic, match values, ``since``) may hold Jinja templates; they are rendered when the wait starts.
+
+    :param source: where its messages come from.
+    :param match: which messages count. A mapping is an event pattern over the JSON body (see
+        :mod:`event_triggers.matching`); a string is the dotted path of a callable ``(message) -> bool`` that the triggerer can
+        import (a function given itself is taken by its path); ``None`` takes every message of the source.
+    :param count: how many messages it takes.
+    :param since: messages stamped earlier do not count. For a replayable source (Kafka) reading starts there; the default
+        is the run's ``run_after``. For a queue the default is to take whatever it still holds.
+    :raises InvalidEventError: in one sentence, when something of this is wrong.
+    """
+
+    source: Source
+    match: Mapping[str, Any] | MatchCallable | str | None = None
+    count: int = 1
+    since: datetime | str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, Source):
+            raise InvalidEventError(f"an Event's source must be a Source such as KafkaTopic(...), got {self.source!r}")
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise InvalidEventError(f"an Event's count must be a whole number from 1, got {self.count!r}")
+        self.source.validate()
+        self._check_match()
+        self._check_since()
+
+    def _check_match(self) -> None:
+        match = self.match
+        if match is None:
+            return
+        if isinstance(match, str):
+            if "{{" not in match and not all(part.isidentifier() for part in match.split(".")) or "." not in match:
+                raise InvalidEventError(
+                    f"match={match!r} is no dotted path of a callable, such as 'my_package.my_module.my_function'"
+                )
+        elif isinstance(match, Mapping):
+            check_pattern(match)
+        elif callable(match):
+            object.__setattr__(self, "match", dotted_path(match))
+        else:
+            raise InvalidEventError(
+                f"match must be a mapping, the dotted path of a callable, or None; got {type(match).__name__}"
+            )
+
+    def _check_since(self) -> None:
+        if self.since is None or hasattr(self.since, "resolve"):
+            return
+        if not isinstance(self.since, (str, datetime)):
+            raise InvalidEventError(f"since must be a datetime or an ISO 8601 string, got {self.since!r}")
+        if isinstance(self.since, str) and "{" not in self.since:
+            try:
+                parse_datetime(self.since)
+            except ValueError as error:
+                raise InvalidEventError(f"since={self.since!r} is no ISO 8601 moment: {error}") from error
+
+    def serialize(self) -> dict[str, Any]:
+        """The declaration as JSON-compatible data (values still to be resolved by Airflow stay as they are)."""
+        since = self.since
+        if isinstance(since, datetime):
+            since = parse_datetime(since).isoformat()
+        return {"source": self.source.serialize(), "match": self.match, "count": self.count, "since": since}
+
+    @classmethod
+    def deserialize(cls, data: Mapping[str, Any]) -> Event:
+        """Make an event again from what :meth:`serialize` gave, its templates rendered.
+
+        :raises InvalidEventError: when a rendered value is not what the declaration needs.
+        """
+        return cls(
+            source=load_source(data["source"]),
+            match=data.get("match"),
+            count=data.get("count", 1),
+            since=data.get("since") or None,
+        )
+
+    def check_serialisable(self, name: str) -> None:
+        """Refuse an event that cannot travel to the triggerer.
+
+        :raises InvalidEventError: naming the event.
+        """
+        try:
+            json.dumps(self.serialize(), default=_allow_references, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidEventError(
+                f"event {name!r} cannot be sent to the triggerer, because something in it is not JSON: {error}"
+            ) from error
+
+
+def _allow_references(value: object) -> object:
+    # XComArg and its kin: Airflow puts the value there before the wait starts.
+    if hasattr(value, "resolve"):
+        return None
+    raise TypeError(f"{type(value).__name__} {value!r}")
+
+
+def dotted_path(function: Callable[..., Any]) -> str:
+    """The path under which another process can import this function.
+
+    :raises InvalidEventError: for a lambda, a nested function, or one that lives in a DAG file.
+    """
+    module = getattr(function, "__module__", None)
+    name = getattr(function, "__qualname__", None)
+    path = f"{module}.{name}"
+    if not module or not name or "<" in path or module == "__main__" or module.startswith("unusual_prefix_"):
+        raise InvalidEventError(
+            f"match={path} cannot be imported by the triggerer; put the function at the top level of a module that is "
+            f"installed there, not in the DAG file or inside another function"
+        )
+    return path
+
+
+def load_callable(path: str) -> MatchCallable:
+    """Import the callable at a dotted path.
+
+    :raises InvalidEventError: when there is none.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        function = getattr(import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidEventError(
+            f"match={path!r} cannot be imported here: {error}; install its module where the triggerer runs and restart it"
+        ) from error
+    if not callable(function):
+        raise InvalidEventError(f"match={path!r} is a {type(function).__name__}, not a callable")
+    return function  # type: ignore[no-any-return]
