@@ -88,33 +88,42 @@ class ManagedProcess:
                 start_new_session=True,
             )
         if ready is not None:
-            self._wait_until(ready, timeout)
+            self.wait_until(ready, timeout)
         return self
 
-    def _wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
+    def wait_until(self, ready: Callable[[], bool], timeout: float = 90) -> None:
+        """Return when ``ready()`` holds.
+
+        :raises ServerFailed: when it ends before, or ``timeout`` seconds pass; it is stopped then.
+        """
         deadline = time.monotonic() + timeout
         while not ready():
             if not self.running:
-                raise ServerFailed(f"{self.name} ended with status {self._process and self._process.returncode}:\n{self.tail()}")
+                status = self._process and self._process.returncode
+                raise ServerFailed(f"{self.name} ended with status {status}:\n{self.tail()}")
             if time.monotonic() > deadline:
                 self.stop()
                 raise ServerFailed(f"{self.name} was not ready after {timeout:.0f} s:\n{self.tail()}")
             time.sleep(0.05)
 
-    def stop(self, *, timeout: float = 15) -> None:
-        """End it with SIGTERM, and what is left of its group after ``timeout`` seconds with SIGKILL."""
+    def stop(self, *, timeout: float = 15, number: int = signal.SIGTERM) -> None:
+        """End it with a signal, and what is left of its session after ``timeout`` seconds with SIGKILL."""
         if self._process is None:
             return
-        self.signal(signal.SIGTERM)
+        self.signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
         self.kill()
 
     def kill(self) -> None:
-        """End the whole group at once with SIGKILL."""
+        """End the whole session at once with SIGKILL."""
         if self._process is None:
             return
         self.signal(signal.SIGKILL)
+        # A child may have moved to a process group of its own (Airflow's task runners do); it is in our session still.
+        for pid in _session_members(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
     def signal(self, number: int) -> None:
@@ -133,3 +142,15 @@ class ManagedProcess:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+
+def _session_members(session: int) -> list[int]:
+    """The living processes of a session, as far as this system has ``/proc``."""
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            # The fields behind the name, which stands in brackets and may hold anything: state, parent, group, session.
+            state, _, _, owner = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(owner) == session and state != "Z":
+                members.append(int(stat.parent.name))
+    return members
