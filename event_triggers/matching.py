@@ -18,6 +18,7 @@ are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, Generic, TypeVar
@@ -68,7 +69,7 @@ def _check_node(node: object, path: str) -> None:
 
 def _is_leaf_value(value: object) -> bool:
     if isinstance(value, float):
-        return value == value and value not in (float("inf"), float("-inf"))
+        return math.isfinite(value)
     # A value still to be rendered (an XComArg) is let through; it is a plain value when the wait begins.
     return isinstance(value, _SCALARS) or hasattr(value, "resolve")
 

@@ -147,6 +147,10 @@ class LogStream(Stream):
         Where there is none yet, the end of the partition.
         """
 
+    def after(self, message: Message) -> Any:
+        """The offset that follows this message's in its partition."""
+        return message.offset + 1
+
 
 class Source(ABC):
     """An immutable declaration of a stream of messages. Make subclasses frozen dataclasses.
