@@ -1,7 +1,7 @@
 """Servers that are written for the Java virtual machine: their jars, by Maven, once, into a cache folder.
 
-What a server needs is named in ``servers/maven/<name>/pom.xml``. The folder of its jars carries a digest of that file, so a
-changed version is fetched and an unchanged one never again, not even without a network.
+What a server needs is named in ``servers/maven/<name>/pom.xml``. The folder of its jars carries a digest of that file:
+a changed version is fetched, and an unchanged one never again.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def _fetch(pom: Path, folder: Path, timeout: float) -> None:
         command += ["-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
         # What an earlier run resolved is enough; only when it is not, the network is asked.
         for attempt in ([*command, "-o"], command):
-            done = subprocess.run(attempt, capture_output=True, text=True, timeout=timeout, check=False)
+            done = subprocess.run(attempt, capture_output=True, text=True, timeout=timeout, check=False)  # noqa: S603
             if done.returncode == 0:
                 break
             shutil.rmtree(jars, ignore_errors=True)
         else:
-            raise ServerFailed(f"Maven could not fetch the jars named in {pom.name} of {pom.parent.name}:\n{done.stdout[-2000:]}")
+            raise ServerFailed(f"Maven could not fetch the jars of {pom.parent.name}:\n{done.stdout[-2000:]}")
         try:
             jars.rename(folder)
         except OSError:

@@ -13,7 +13,6 @@ import shutil
 import socket
 import struct
 import tempfile
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -243,7 +242,7 @@ def _listener_settings(listeners: Sequence[KafkaListener], controller_port: int)
 
 
 def answers(port: int, *, timeout: float = 2) -> bool:
-    """Whether a Kafka broker on this port of the loopback interface answers requests (of a client without encryption)."""
+    """Whether a Kafka broker on this port of the loopback interface answers an unencrypted client's request."""
     # ApiVersions, version 0, correlation id 1, no client id: the one request every broker answers before any login.
     request = struct.pack(">hhih", 18, 0, 1, -1)
     try:
