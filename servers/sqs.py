@@ -1,0 +1,139 @@
+"""Servers that speak Amazon SQS, each as a process of its own: moto (Python) and ElasticMQ (Java, from Maven Central).
+
+Both keep everything in memory: what is stopped has forgotten its queues and messages. They differ from SQS, and from
+each other, in small things. moto takes any body, also an empty one, deletes with any receipt handle, and serves other
+AWS services on the same port (STS, among them). ElasticMQ refuses the bodies that SQS refuses, and every receipt handle
+but the newest.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from servers.jars import class_path, java
+from servers.process import ManagedProcess, accepts_connections, free_port
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ElasticMqServer", "MotoServer", "SqsServer"]
+
+
+class SqsServer(ABC):
+    """One server. A context manager: it runs inside, and nothing is left afterwards.
+
+    :param port: the port on the loopback interface; a free one by default.
+    """
+
+    name: str
+    region = "us-east-1"
+    access_key = "access"
+    secret_key = "secret"  # noqa: S105 - the servers take any
+
+    def __init__(self, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.home = Path(tempfile.mkdtemp(prefix=f"event-triggers-{self.name}-"))
+        self._process: ManagedProcess | None = None
+
+    @property
+    def endpoint_url(self) -> str:
+        """What belongs into ``endpoint_url`` of an AWS connection's extra."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """The file that takes what the process prints."""
+        return self.home / f"{self.name}.log"
+
+    @abstractmethod
+    def command(self) -> Sequence[str | Path]:
+        """What starts it.
+
+        :raises ServerFailed: when it cannot be had on this machine.
+        """
+
+    def start(self, *, timeout: float = 60) -> Self:
+        """Start it and return when it takes connections.
+
+        :raises ServerFailed: when it cannot be had on this machine, ends, or is not ready in time.
+        """
+        self._process = ManagedProcess(self.name, self.command(), log=self.log, cwd=self.home)
+        self._process.start(lambda: accepts_connections(self.port), timeout=timeout)
+        return self
+
+    def kill(self) -> None:
+        """End it at once; :meth:`start` makes a new, empty one on the same port."""
+        if self._process is not None:
+            self._process.kill()
+
+    def close(self) -> None:
+        """End it and remove its folder."""
+        self.kill()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def client(self, service: str = "sqs") -> Any:
+        """A blocking client of the AWS SDK for this server."""
+        from botocore.session import Session
+
+        return Session().create_client(
+            service,
+            region_name=self.region,
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+        )
+
+    def create_queue(self, name: str, **attributes: str) -> str:
+        """Make a queue (a FIFO queue when its name ends in ``.fifo``) and return its URL."""
+        if name.endswith(".fifo"):
+            attributes = {"FifoQueue": "true", **attributes}
+        url: str = self.client().create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+        return url
+
+    def kept(self, url: str) -> int:
+        """How many messages this queue keeps: visible, in flight and delayed ones."""
+        counts = self.client().get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        return sum(int(counts[f"ApproximateNumberOfMessages{which}"]) for which in ("", "NotVisible", "Delayed"))
+
+
+class MotoServer(SqsServer):
+    """moto's server, on this Python."""
+
+    name = "moto"
+
+    def command(self) -> Sequence[str | Path]:
+        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+
+
+class ElasticMqServer(SqsServer):
+    """ElasticMQ, without its page of statistics."""
+
+    name = "elasticmq"
+
+    def command(self) -> Sequence[str | Path]:
+        options = {
+            "rest-sqs.bind-hostname": "127.0.0.1",
+            "rest-sqs.bind-port": self.port,
+            "node-address.host": "127.0.0.1",
+            "node-address.port": self.port,
+            "rest-stats.enabled": "false",
+        }
+        java_options = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        settings = [f"-D{name}={value}" for name, value in options.items()]
+        return [java(), *java_options, *settings, "-cp", class_path("elasticmq"), "org.elasticmq.server.Main"]
