@@ -1,61 +1,41 @@
 """A broker that lives in this process.
 
-Flow: :meth:`MemoryBroker.publish` appends a record to a channel and wakes the streams that wait. A log stream reads a channel
-from a position of its own. A queue stream reads it through a *session* that the broker keeps: a place in the channel, the
-messages given back, in flight and released. One channel can be read both ways at once.
+Flow: :meth:`MemoryBroker.publish` appends a record to a channel and wakes the streams that wait. A log stream reads a
+channel from a position of its own. A queue stream reads it through a *session* that the broker keeps: a place in the
+channel, the messages given back, in flight and released. One channel can be read both ways at once.
 
 Invariants:
 
-* A record is never changed or moved.
-* A message of a session is in exactly one place: not yet reached, given back, in flight on one open stream, released, or
-  settled for good. A stream that ends, for whatever reason, gives back what it had in flight.
+* A stream that ends, for whatever reason, gives back what it had in flight.
 * A released message does not come again by itself, which would spin: it comes again when a stream opens on its session,
   or when a test calls :meth:`MemoryBroker.redeliver`.
-* Everything is changed under the broker's lock, and streams are woken in their own event loop. So a test may publish from
-  any thread, and one broker may serve several event loops, one after the other.
+* Everything is changed under the broker's lock, and streams are woken in their own event loop. So a test may publish
+  from any thread, and one broker may serve several event loops, one after the other.
 
 A restart of the process begins with empty brokers; :meth:`MemoryBroker.reset` does the same for a test.
 """
 
 from __future__ import annotations
 
-import asyncio
-import heapq
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.sources.base import Outcome, Settlement
+from event_triggers.testing.channel import Channel, Client, Record, Wakeup
 
-__all__ = ["Channel", "Client", "MemoryBroker", "MemoryStatistics", "Record", "Session", "Wakeup"]
+__all__ = ["MemoryBroker", "MemoryStatistics"]
 
 Headers = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
 
-
-class Record(NamedTuple):
-    """One published message, at its place in a channel."""
-
-    number: int
-    """Place in the channel, over all partitions."""
-    partition: str
-    offset: int
-    """Place in the partition."""
-    body: bytes | None
-    key: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
-    timestamp: datetime
-
-    def identity(self, channel: str) -> str:
-        """The message's id, the same however it is read."""
-        return f"{channel}:{self.partition}@{self.offset}"
+_Client = TypeVar("_Client", bound=Client)
 
 
 class MemoryStatistics(NamedTuple):
@@ -72,117 +52,14 @@ class MemoryStatistics(NamedTuple):
     """Messages that streams have yielded, counting each time."""
     accepted: int
     released: int
+    abandoned: int
     rejected: int
-
-
-class Client(Protocol):
-    """A stream, as the broker sees it."""
-
-    name: str
-    wakeup: Wakeup
-    waiting: bool
-    broken: Exception | None
-
-
-_Client = TypeVar("_Client", bound=Client)
-
-
-@dataclass
-class Session:
-    """How far the readers of a queue have come, by record numbers."""
-
-    next: int
-    returned: list[int] = field(default_factory=list)
-    in_flight: dict[int, Client] = field(default_factory=dict)
-    released: set[int] = field(default_factory=set)
-    attempts: Counter[int] = field(default_factory=Counter)
-
-    def give_back(self, numbers: Iterable[int]) -> None:
-        """Make these available again, before anything newer."""
-        for number in numbers:
-            heapq.heappush(self.returned, number)
-
-    def take(self, end: int, count: int, client: Client) -> list[int]:
-        """Up to ``count`` records below ``end`` for ``client``, oldest first; they are in flight now."""
-        taken = [heapq.heappop(self.returned) for _ in range(min(count, len(self.returned)))]
-        fresh = range(self.next, min(end, self.next + count - len(taken)))
-        self.next += len(fresh)
-        taken += fresh
-        for number in taken:
-            self.in_flight[number] = client
-            self.attempts[number] += 1
-        return taken
-
-    def end(self, number: int, outcome: Outcome) -> None:
-        """A message in flight has been settled."""
-        del self.in_flight[number]
-        if outcome is Outcome.RELEASED:
-            self.released.add(number)
-        else:
-            del self.attempts[number]
-
-    def disown(self, client: Client) -> None:
-        """``client`` is gone: give back what it had."""
-        numbers = [number for number, owner in self.in_flight.items() if owner is client]
-        for number in numbers:
-            del self.in_flight[number]
-        self.give_back(numbers)
-
-    def wake_released(self) -> None:
-        """Make the released messages available again."""
-        self.give_back(self.released)
-        self.released.clear()
-
-
-class Channel:
-    """The records of one name, in the order of publishing and by partition; and the sessions on it."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.partitions: dict[str, list[Record]] = {"0": []}
-        self.sessions: dict[str, Session] = {}
-
-    def session(self, group: str) -> Session:
-        """The session of a group, made when it is first asked for; ``""`` is the queue's own."""
-        # The queue itself keeps what was published before anybody read it; a group's session begins when it is made.
-        return self.sessions.setdefault(group, Session(len(self.records) if group else 0))
-
-    def undelivered(self, group: str) -> int:
-        """How many messages of a session are not settled for good."""
-        session = self.session(group)
-        kept = len(session.returned) + len(session.in_flight) + len(session.released)
-        return len(self.records) - session.next + kept
-
-
-class Wakeup:
-    """An event that belongs to the running event loop and may be set from any thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._event = asyncio.Event()
-
-    def set(self) -> None:
-        """Wake whoever waits, or will wait next."""
-        try:
-            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            here = None
-        if here is self._loop:
-            self._event.set()
-        else:
-            with suppress(RuntimeError):  # that loop was closed with its stream still open: nobody waits there
-                self._loop.call_soon_threadsafe(self._event.set)
-
-    async def wait(self) -> None:
-        """Return once it has been set since the last wait."""
-        await self._event.wait()
-        self._event.clear()
 
 
 class MemoryBroker:
     """A broker for tests. Sources find it by name; ``"default"`` always exists.
 
-    Channels are made when they are first used. Every method may be called from any thread, with or without an event loop.
+    Channels are made when they are first used. Every method may be called from any thread, with or without a loop.
 
     :param name: a later broker of the same name takes the earlier one's place.
     :param clock: stamps the messages that are published without a timestamp.
@@ -273,6 +150,12 @@ class MemoryBroker:
                 channel.partitions.setdefault(str(number), [])
             self.changed()
 
+    def skip(self, name: str, count: int = 1, *, partition: int = 0) -> None:
+        """Use ``count`` offsets for nothing, as the marks of transactions and compacted-away messages do."""
+        with self.lock:
+            self.channel(name).partitions.setdefault(str(partition), []).extend([None] * count)
+            self.changed()
+
     def undelivered(self, name: str, *, group: str = "") -> int:
         """How many messages a queue keeps: not yet reached, given back, in flight or released.
 
@@ -339,6 +222,7 @@ class MemoryBroker:
                 delivered=count["delivered"],
                 accepted=count[Outcome.ACCEPTED.value],
                 released=count[Outcome.RELEASED.value],
+                abandoned=count[Outcome.ABANDONED.value],
                 rejected=count[Outcome.REJECTED.value],
             )
 

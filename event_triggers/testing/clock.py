@@ -59,8 +59,8 @@ class ManualClock:
     def advance(self, by: float | timedelta) -> None:
         """Let time pass, and wake those whose time is up, in the order in which it was.
 
-        They run when the caller next awaits, and then see the new time, as after a machine was suspended. To let somebody
-        sleep several times, wait for the sleeper in between.
+        They run when the caller next awaits, and then see the new time, as after a machine was suspended. To let
+        somebody sleep several times, wait for the sleeper in between.
 
         :param by: seconds, or a timedelta; not negative.
         """
@@ -74,7 +74,7 @@ class ManualClock:
                 future.set_result(None)
 
     async def wait_for_sleepers(self, count: int = 1) -> None:
-        """Return once at least ``count`` tasks sleep, those that :meth:`advance` has woken not counted. Bound it yourself."""
+        """Return once at least ``count`` tasks sleep; those :meth:`advance` has woken do not. Bound it yourself."""
         if len(self._sleepers) >= count:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -1,13 +1,13 @@
 """Sources on a broker in this process: a log and a queue, for tests of this package and of its users' DAGs and sources.
 
-Both read :class:`~event_triggers.testing.broker.MemoryBroker`, whose docstring says what is kept, and what a restart does.
+Both read a :class:`~event_triggers.testing.MemoryBroker`, whose module says what is kept, and what a restart does.
 """
 
 from __future__ import annotations
 
 import heapq
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,10 +16,11 @@ from typing import ClassVar
 
 from event_triggers.errors import InvalidEventError, StreamError
 from event_triggers.message import Message
-from event_triggers.sources.base import LogStream, Opening, Position, Settlement, Source, Stream
-from event_triggers.testing.broker import MemoryBroker, MemoryStatistics, Record, Wakeup
+from event_triggers.sources.base import LogStream, Opening, Outcome, Position, Settlement, Source, Stream
+from event_triggers.testing.broker import MemoryBroker
+from event_triggers.testing.channel import Record, Wakeup
 
-__all__ = ["MemoryBroker", "MemoryLog", "MemoryQueue", "MemorySource", "MemoryStatistics"]
+__all__ = ["MemoryLog", "MemoryQueue", "MemorySource"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class MemoryLog(MemorySource):
 class MemoryQueue(MemorySource):
     """A channel of a memory broker, read as a queue.
 
-    A rejected message is gone. A released one comes again when a stream opens, or on :meth:`MemoryBroker.redeliver`.
+    A rejected message is gone, an abandoned one comes again at once. A released one comes again when a stream opens,
+    or on :meth:`MemoryBroker.redeliver`.
 
     :param channel: as given to :meth:`MemoryBroker.publish`.
     :param per_group: each group has a session of its own, which begins when it is first opened, receives every message
@@ -185,11 +187,21 @@ class _LogStream(_MemoryStream, LogStream):
         if not self.sources:
             return []
         partitions = self.broker.channel(self.name).partitions
-        heads = (records[self._next.get(p, 0) : self._next.get(p, 0) + size] for p, records in partitions.items())
+        self._pass_gaps(partitions)
+        begins = ((records, self._next[p]) for p, records in partitions.items())
+        heads = [[record for record in records[begin : begin + size] if record] for records, begin in begins]
         taken = list(islice(heapq.merge(*heads), size))
         for record in taken:
             self._next[record.partition] = record.offset + 1
+        self._pass_gaps(partitions)
         return [_log_message(self.name, record) for record in taken]
+
+    def _pass_gaps(self, partitions: Mapping[str, Sequence[Record | None]]) -> None:
+        for name, records in partitions.items():
+            offset = self._next.setdefault(name, 0)
+            while offset < len(records) and records[offset] is None:
+                offset += 1
+            self._next[name] = offset
 
     def position(self) -> Position:
         with self.broker.lock:
@@ -200,7 +212,7 @@ class _LogStream(_MemoryStream, LogStream):
             if self.broken is not None:
                 raise self.broken
             return {
-                name: next((r.offset for r in records if r.timestamp >= since), len(records))
+                name: next((r.offset for r in records if r is not None and r.timestamp >= since), len(records))
                 for name, records in self.broker.channel(self.name).partitions.items()
             }
 
@@ -216,8 +228,7 @@ class _QueueStream(_MemoryStream):
         self.broker.channel(channel).session(self._session).wake_released()
 
     def end(self, channel: str) -> None:
-        self.broker.channel(channel).session(self._session).disown(self)
-        self.broker.changed()
+        """What is in flight stays so: it may still be settled."""
 
     def next_batch(self, size: int) -> list[Message]:
         batch: list[Message] = []
@@ -240,6 +251,10 @@ class _QueueStream(_MemoryStream):
                 if session.in_flight.get(number) is self:
                     session.end(number, settlement.outcome)
                     self.broker.settle(name, settlement)
+            if any(settlement.outcome is Outcome.ABANDONED for settlement in settlements):
+                self.broker.changed()
+            else:
+                self.broker.tell_watchers()
 
 
 def _log_message(channel: str, record: Record) -> Message:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +15,17 @@ import anyio
 from event_triggers.message import Message
 from event_triggers.sources.base import LogStream, Opening, Outcome, Position, Settlement, Source, Stream
 
-__all__ = ["BrokerHarness", "Reader", "reading"]
+__all__ = [
+    "BrokerHarness",
+    "Reader",
+    "blocked",
+    "check_order",
+    "next_millisecond",
+    "numbered",
+    "reading",
+    "tasks_ended",
+    "until_undelivered",
+]
 
 
 class BrokerHarness(ABC):
@@ -91,6 +103,11 @@ class Reader:
                 messages += await self._batches.__anext__()
         return messages
 
+    async def collect(self, into: list[Message], bodies: Iterable[bytes]) -> None:
+        """Pull into a list until it holds all of these bodies. Not bounded, and what was pulled stays in the list."""
+        while not {message.body for message in into}.issuperset(bodies):
+            into += await self._batches.__anext__()
+
     async def bodies(self, count: int) -> list[bytes | None]:
         """As :meth:`take`, only the bodies."""
         return [message.body for message in await self.take(count)]
@@ -115,9 +132,46 @@ async def reading(
 
 
 async def tasks_ended(before: set[asyncio.Task[object]], patience: float) -> set[str]:
-    """Names of the tasks that are running now, were not in ``before``, and do not end within ``patience`` seconds."""
+    """Names of the tasks that run now, were not in ``before``, and do not end within ``patience`` seconds."""
     new = asyncio.all_tasks() - before - {asyncio.current_task()}
     if not new:
         return set()
     _, pending = await asyncio.wait(new, timeout=patience)
     return {task.get_name() for task in pending}
+
+
+async def blocked() -> None:
+    """Return when every task waits for something, or at the latest after two seconds: a client may poll."""
+    with anyio.move_on_after(2):
+        await anyio.wait_all_tasks_blocked()
+
+
+async def next_millisecond() -> None:
+    """Return when the clock shows another millisecond: brokers stamp no finer."""
+    before = time.time_ns() // 1_000_000
+    while time.time_ns() // 1_000_000 <= before:  # noqa: ASYNC110 - a clock has no event to wait for
+        await asyncio.sleep(0.0005)
+
+
+async def until_undelivered(harness: BrokerHarness, count: int) -> None:
+    """Wait until the broker keeps ``count`` messages; brokers count with a delay."""
+    deadline = time.monotonic() + harness.patience
+    while (kept := await harness.undelivered()) != count:
+        assert time.monotonic() < deadline, f"the broker keeps {kept} messages, not {count}"
+        await asyncio.sleep(0.02)
+
+
+def numbered(prefix: str, count: int) -> list[bytes]:
+    """Distinct JSON bodies."""
+    return [json.dumps({"what": prefix, "n": n}).encode() for n in range(count)]
+
+
+def check_order(harness: BrokerHarness, messages: Iterable[Message], expected: Sequence[bytes]) -> None:
+    """Everything is there, nothing more, and within a partition in the order of publishing."""
+    messages = list(messages)
+    assert sorted(m.body or b"" for m in messages) == sorted(expected)
+    if not harness.ordered:
+        return
+    for partition in {m.partition for m in messages}:
+        places = [expected.index(m.body or b"") for m in messages if m.partition == partition]
+        assert places == sorted(places), f"messages of partition {partition!r} arrived out of order: {places}"

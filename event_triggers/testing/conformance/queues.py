@@ -1,0 +1,122 @@
+"""What the conformance suite asks of a queue."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import ClassVar
+
+import anyio
+
+from event_triggers.sources.base import Outcome, Settlement
+from event_triggers.testing.conformance.common import SourceConformance
+from event_triggers.testing.conformance.harness import (
+    BrokerHarness,
+    blocked,
+    check_order,
+    numbered,
+    reading,
+    until_undelivered,
+)
+
+__all__ = ["QueueConformance"]
+
+
+class QueueConformance(SourceConformance):
+    """What a queue adds: a message is gone once it is acknowledged, and not before."""
+
+    replayable: ClassVar[bool | None] = False
+
+    async def test_accepted_messages_are_gone(self, harness: BrokerHarness) -> None:
+        bodies = numbered("done", 12)
+        async with reading(harness) as reader:
+            await harness.publish(*bodies)
+            messages = await reader.take(len(bodies))
+            check_order(harness, messages, bodies)
+            await reader.settle(messages[:5])
+            await reader.settle(messages[5:])
+        async with reading(harness) as reader:
+            await harness.publish(b"last")
+            again = await reader.take(1)
+            assert [m.body for m in again] == [b"last"]
+            await reader.settle(again)
+        await until_undelivered(harness, 0)
+
+    async def test_settles_while_a_pull_waits(self, harness: BrokerHarness) -> None:
+        async with reading(harness) as reader:
+            await harness.publish(b"one")
+            messages = await reader.take(1)
+            pulling = asyncio.create_task(reader.take(1), name="conformance-pull")
+            try:
+                await blocked()
+                await reader.settle(messages)
+                await harness.publish(b"two")
+                later = await pulling
+                assert [m.body for m in later] == [b"two"]
+                await reader.settle(later)
+            finally:
+                pulling.cancel()
+                await asyncio.wait({pulling})
+        await until_undelivered(harness, 0)
+
+    async def test_settling_twice_is_harmless(self, harness: BrokerHarness) -> None:
+        async with reading(harness) as reader:
+            await harness.publish(b"one", b"two")
+            messages = await reader.take(2)
+            await reader.settle(messages)
+            await reader.settle(messages)
+            await reader.settle([*messages, *messages])
+            await harness.publish(b"three")
+            later = await reader.take(1)
+            assert [m.body for m in later] == [b"three"]
+            await reader.settle(later)
+        await until_undelivered(harness, 0)
+
+    async def test_unsettled_messages_come_again(self, harness: BrokerHarness) -> None:
+        one, two, three, four = numbered("again", 4)
+        async with reading(harness) as reader:
+            await harness.publish(one, two, three, four)
+            first = {m.body: m for m in await reader.take(4)}
+            await reader.settle([first[two]])
+        await until_undelivered(harness, 3)
+        async with reading(harness) as reader:
+            messages = await reader.take(3)
+            assert sorted(m.body or b"" for m in messages) == [one, three, four]
+            assert {m.body: m.id for m in messages} == {b: first[b].id for b in (one, three, four)}
+            await reader.settle(messages)
+        await until_undelivered(harness, 0)
+
+    async def test_released_messages_come_again(self, harness: BrokerHarness) -> None:
+        await self._check_outcome(harness, Outcome.RELEASED, harness.released_comes_again)
+
+    async def test_abandoned_messages_come_again(self, harness: BrokerHarness) -> None:
+        await self._check_outcome(harness, Outcome.ABANDONED, True)
+
+    async def test_rejected_messages(self, harness: BrokerHarness) -> None:
+        await self._check_outcome(harness, Outcome.REJECTED, harness.rejected_comes_again)
+
+    @staticmethod
+    async def _check_outcome(harness: BrokerHarness, outcome: Outcome, comes_again: bool) -> None:
+        async with reading(harness) as reader:
+            await harness.publish(b"\xffodd")
+            (odd,) = await reader.take(1)
+            await reader.settle([odd], outcome)
+        async with reading(harness) as reader:
+            await harness.publish(b"last")
+            messages = await reader.take(2 if comes_again else 1)
+            expected = [b"last", b"\xffodd"] if comes_again else [b"last"]
+            assert sorted(m.body or b"" for m in messages) == expected
+            assert not comes_again or odd.id in {m.id for m in messages}
+            await reader.settle(messages)
+        await until_undelivered(harness, 0)
+
+    async def test_settling_on_a_closed_stream_returns(self, harness: BrokerHarness) -> None:
+        async with reading(harness) as reader:
+            await harness.publish(b"late")
+            messages = await reader.take(1)
+        with anyio.fail_after(harness.closing), suppress(Exception):
+            await reader.stream.settle([Settlement(message, Outcome.ACCEPTED) for message in messages])
+        async with reading(harness) as reader:
+            await harness.publish(b"last")
+            await reader.collect(messages := [], [b"last"])
+            await reader.settle(messages)
