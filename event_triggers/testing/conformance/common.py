@@ -77,7 +77,7 @@ class SourceConformance:
         assert len({m.id for m in messages}) == len(messages), "two messages have one id"
 
     async def test_any_body_passes_unchanged(self, harness: BrokerHarness) -> None:
-        bodies = [b"", b"plain", bytes(range(256)), b"\xff\xfe\x00", "\u20ac \U0001f600".encode(), b"x" * harness.large]
+        bodies = [*harness.bodies, b"x" * harness.large]
         async with reading(harness) as reader:
             received: list[bytes] = []
             for body in bodies:

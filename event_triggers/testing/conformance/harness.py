@@ -43,6 +43,16 @@ class BrokerHarness(ABC):
     shortest keep-alive or session time where that can be set low."""
     large: ClassVar[int] = 200_000
     """Size in bytes of the large body."""
+    bodies: ClassVar[Sequence[bytes]] = (
+        b"",
+        b"plain",
+        bytes(range(256)),
+        b"\xff\xfe\x00",
+        "\u20ac \U0001f600".encode(),
+    )
+    """Bodies that pass unchanged, beside the large one. Fewer where the broker itself takes text only."""
+    odd: ClassVar[bytes] = b"\xffodd"
+    """A body that no JSON decoder reads; not UTF-8 either where the broker takes that."""
     ordered: ClassVar[bool] = True
     """Whether messages of one partition (or of the queue) arrive in the order in which they were published."""
     released_comes_again: ClassVar[bool] = True
