@@ -1,1 +1,69 @@
 """One deferrable sensor for many awaited messages, one marker task for each of them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from event_triggers.errors import EventTriggersError, InvalidEventError
+    from event_triggers.event import Event
+    from event_triggers.group import EventGroup
+    from event_triggers.marker import EventMarker
+    from event_triggers.message import Message
+    from event_triggers.sensor import ArrivedMessage, EventGroupSensor
+    from event_triggers.sources.base import Source, Stream
+    from event_triggers.sources.kafka import KafkaTopic
+    from event_triggers.sources.mqtt import MqttTopic
+    from event_triggers.sources.sqs import SqsQueue
+    from event_triggers.trigger import EventGroupTrigger
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArrivedMessage",
+    "Event",
+    "EventGroup",
+    "EventGroupSensor",
+    "EventGroupTrigger",
+    "EventMarker",
+    "EventTriggersError",
+    "InvalidEventError",
+    "KafkaTopic",
+    "Message",
+    "MqttTopic",
+    "Source",
+    "SqsQueue",
+    "Stream",
+]
+
+_HOMES = {
+    "ArrivedMessage": "sensor",
+    "Event": "event",
+    "EventGroup": "group",
+    "EventGroupSensor": "sensor",
+    "EventGroupTrigger": "trigger",
+    "EventMarker": "marker",
+    "EventTriggersError": "errors",
+    "InvalidEventError": "errors",
+    "KafkaTopic": "sources.kafka",
+    "Message": "message",
+    "MqttTopic": "sources.mqtt",
+    "Source": "sources.base",
+    "SqsQueue": "sources.sqs",
+    "Stream": "sources.base",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily, so that looking at this package (as Airflow does for its provider entry point) imports next to nothing.
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

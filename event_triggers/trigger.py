@@ -1,0 +1,145 @@
+"""EventGroupTrigger: one wait in Airflow's triggerer.
+
+Flow: Airflow makes the trigger from its serialised arguments (on 3.3 straight from the DAG, with templates still to be
+rendered) and iterates :meth:`EventGroupTrigger.run`, which does one :class:`~event_triggers.wait.GroupWait` and yields its
+verdict as one event. Airflow drops every event after the first, so there is only one, and it comes after everything is recorded.
+
+A restart, or another triggerer taking over, begins again from the same arguments; see the wait for why that is harmless.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
+from pydantic import JsonValue
+
+from event_triggers.clock import parse_datetime
+from event_triggers.errors import EventTriggersError
+from event_triggers.event import Event
+from event_triggers.ledger import GroupRef
+from event_triggers.runtime import Runtime, current_runtime
+from event_triggers.wait import GroupWait, Status, Verdict
+
+__all__ = ["EventGroupTrigger"]
+
+log = logging.getLogger(__name__)
+
+_ENDED = frozenset({"success", "failed", "skipped", "removed", "upstream_failed"})
+
+
+class EventGroupTrigger(BaseTrigger):
+    """Awaits the events of one group.
+
+    :param events: each event by name, as :meth:`Event.serialize` gives it; templates anywhere inside.
+    :param markers: the task id of each event's marker.
+    :param timeout: seconds from the start of the try.
+    :param deadline: when the time is up, in ISO 8601; ``None`` when the trigger was started without a worker, and
+        ``timeout`` counts from when Airflow deferred the task.
+    :param slack: how many seconds after the deadline Airflow itself would end the deferral.
+    :param handled: with a handler of arrivals: how many messages of each event it has been given.
+    :param do_xcom_push: whether the sensor has an XCom.
+    """
+
+    def __init__(
+        self,
+        *,
+        events: Mapping[str, Any],
+        markers: Mapping[str, str],
+        timeout: float,
+        deadline: str | None = None,
+        slack: float = 0.0,
+        handled: Mapping[str, int] | None = None,
+        do_xcom_push: bool = True,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.events = events
+        self.markers = markers
+        self.timeout = timeout
+        self.deadline = deadline
+        self.slack = slack
+        self.handled = handled
+        self.do_xcom_push = do_xcom_push
+        self.timeout_after: datetime | None = None
+        """Set by the triggerer: when Airflow ends the deferral."""
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "events": self.events,
+                "markers": self.markers,
+                "timeout": self.timeout,
+                "deadline": self.deadline,
+                "slack": self.slack,
+                "handled": self.handled,
+                "do_xcom_push": self.do_xcom_push,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        runtime = current_runtime()
+        deadline = self._deadline(runtime)
+        try:
+            events = {name: Event.deserialize(data) for name, data in self.events.items()}
+            wait = GroupWait(
+                self._group(),
+                events,
+                self.markers,
+                hub=runtime.hub,
+                ledger=runtime.ledger,
+                clock=runtime.clock,
+                deadline=deadline,
+                handled=self.handled,
+                payload_limit=runtime.payload_limit,
+            )
+            verdict = await wait.run()
+        except EventTriggersError as error:
+            verdict = Verdict(Status.ERROR, text=f"{type(error).__name__}: {error}")
+        yield self._event(verdict, deadline)
+
+    async def on_kill(self) -> None:
+        """A person ended the wait: remove what the group has at the brokers, unless the sensor is only starting over."""
+        runtime = current_runtime()
+        async with runtime.ledger.open(self._group(), self.markers, _say) as book:
+            state = await book.sensor_state()
+        if state in _ENDED:
+            sources = [Event.deserialize(data).source for data in self.events.values()]
+            await runtime.hub.forget(self._group().identity, sources)
+
+    def _group(self) -> GroupRef:
+        ti = self.task_instance
+        if ti is None:
+            raise EventTriggersError("EventGroupTrigger waits for a task; it cannot be used to schedule DAGs")
+        index = ti.map_index if ti.map_index is not None else -1
+        return GroupRef(str(ti.dag_id), str(ti.run_id), str(ti.task_id), int(index))
+
+    def _deadline(self, runtime: Runtime) -> datetime:
+        if self.deadline is not None:
+            return parse_datetime(self.deadline)
+        if self.timeout_after is not None:
+            return parse_datetime(self.timeout_after) - timedelta(seconds=self.slack)
+        return runtime.clock.now() + timedelta(seconds=self.timeout)
+
+    def _event(self, verdict: Verdict, deadline: datetime) -> TriggerEvent:
+        if verdict.status is Status.COMPLETE and self.handled is None:
+            result: JsonValue = dict(verdict.received)
+            return TaskSuccessEvent(xcoms={"return_value": result} if self.do_xcom_push else None)
+        return TriggerEvent(  # type: ignore[no-untyped-call]
+            {
+                "status": verdict.status.value,
+                "received": dict(verdict.received),
+                "missing": list(verdict.missing),
+                "text": verdict.text,
+                "arrivals": dict(verdict.arrivals),
+                "handled": None if self.handled is None else dict(self.handled),
+                "deadline": deadline.isoformat(),
+            }
+        )
+
+
+def _say(level: int, text: str) -> None:
+    log.log(level, "%s", text)
