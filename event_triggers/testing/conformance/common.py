@@ -39,6 +39,7 @@ class SourceConformance:
         again = load_source(json.loads(json.dumps(source.serialize())))
         assert again == source
         assert type(again) is type(source)
+        assert hash(again) == hash(source)
         assert again.key("a") == source.key("a")
         source.validate()
 
