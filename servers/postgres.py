@@ -139,11 +139,20 @@ class Postgres:
     def _initialise(self) -> None:
         if self._as_user:
             shutil.chown(self.home, self.user)
-        initdb = [self._binaries / "initdb", "-D", self._data, "-U", self.user, "--auth=trust", "-E", "UTF8"]
+        initdb: list[str | Path] = [
+            self._binaries / "initdb",
+            "-D",
+            self._data,
+            "-U",
+            self.user,
+            "--auth=trust",
+            "-E",
+            "UTF8",
+        ]
         self._run_as_user([*initdb, "--locale=C", "--no-sync"])
 
     def _ready(self) -> bool:
-        command = [self._binaries / "pg_isready", "-q", *self._address("postgres")]
+        command: list[str | Path] = [self._binaries / "pg_isready", "-q", *self._address("postgres")]
         return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0  # noqa: S603
 
     def _address(self, database: str) -> list[str]:

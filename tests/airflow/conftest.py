@@ -1,0 +1,49 @@
+"""One PostgreSQL and one Airflow for all tests of this folder.
+
+Airflow knows two users: ``admin``, as whom the tests look and act, and ``marker``, as whom ``event_triggers`` marks.
+Tests make the connections to their brokers while Airflow runs (``client.set_connection``), so no broker has to start
+before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from servers.airflow import Airflow
+from servers.airflow_client import AirflowClient
+from servers.postgres import Postgres, find_binaries
+from tests.support import missing
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL cluster."""
+    if find_binaries() is None:
+        missing("PostgreSQL is not installed (apt-get install postgresql)")
+    with Postgres() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def airflow(postgres: Postgres) -> Iterator[Airflow]:
+    """Airflow on PostgreSQL, with the DAGs of ``tests/airflow/dags`` and ``dags``."""
+    server = Airflow(
+        dags=[Path(__file__).parent / "dags", ROOT / "dags"],
+        database_url=postgres.create_database("airflow"),
+        users={"admin": "admin", "marker": "user"},
+        python_path=[ROOT],
+    )
+    server.env["AIRFLOW_CONN_AIRFLOW_API_DEFAULT"] = server.api_connection("marker")
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client(airflow: Airflow) -> AirflowClient:
+    """The REST API as user ``admin``."""
+    return airflow.client("admin")
