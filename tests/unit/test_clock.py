@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 
 import anyio
@@ -34,6 +35,22 @@ def test_parse_datetime(value: str | datetime, expected: datetime) -> None:
     parsed = parse_datetime(value)
     assert parsed == expected
     assert parsed.utcoffset() == timedelta()
+
+
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("tokyo")
+def test_where_the_machine_stands_does_not_matter() -> None:
+    assert datetime(2030, 1, 2).astimezone().utcoffset() == timedelta(hours=9), "the fixture works"
+    assert parse_datetime("2030-01-02T03:04:05") == utc(2030, 1, 2, 3, 4, 5)
+    assert SystemClock().now().utcoffset() == timedelta()
 
 
 @pytest.mark.parametrize("value", ["", "soon", "2030-13-01", "12:00", "{{ ts }}"])

@@ -142,8 +142,11 @@ async def test_waiting_stream_is_woken_from_another_thread(broker: MemoryBroker)
     async with opened(LOG) as stream:
         pulling = asyncio.create_task(bodies(stream))
         await broker.until(lambda now: now.waiting == 1)
-        await asyncio.to_thread(broker.publish, "orders", b"from afar")
+        # A bare thread: nothing but the message tells the event loop.
+        thread = threading.Thread(target=broker.publish, args=("orders", b"from afar"))
+        thread.start()
         assert await pulling == [b"from afar"]
+        thread.join()
 
 
 def test_serves_one_event_loop_after_the_other(broker: MemoryBroker) -> None:

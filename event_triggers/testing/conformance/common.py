@@ -94,7 +94,7 @@ class SourceConformance:
         async def listen() -> None:
             async with reading(harness) as reader:
                 opened.set()
-                await reader.take(1)
+                await reader.collect([], [b"never"])
 
         before = asyncio.all_tasks()
         task = asyncio.create_task(listen(), name="conformance-listener")
@@ -124,7 +124,7 @@ class SourceConformance:
     @staticmethod
     async def _stay_open(harness: BrokerHarness) -> None:
         async with reading(harness) as reader:
-            await reader.take(1)
+            await reader.collect([], [b"never"])
 
     async def test_stream_that_nobody_iterates_closes_promptly(self, harness: BrokerHarness) -> None:
         before = asyncio.all_tasks()
