@@ -40,6 +40,7 @@ class SqsServer(ABC):
         self.port = port or free_port()
         self.home = Path(tempfile.mkdtemp(prefix=f"event-triggers-{self.name}-"))
         self._process: ManagedProcess | None = None
+        self._clients: dict[str, Any] = {}
 
     @property
     def endpoint_url(self) -> str:
@@ -74,6 +75,9 @@ class SqsServer(ABC):
 
     def close(self) -> None:
         """End it and remove its folder."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
         self.kill()
         shutil.rmtree(self.home, ignore_errors=True)
 
@@ -88,16 +92,18 @@ class SqsServer(ABC):
         self.close()
 
     def client(self, service: str = "sqs") -> Any:
-        """A blocking client of the AWS SDK for this server."""
+        """A blocking client of the AWS SDK for this server, safe to use from any thread."""
         from botocore.session import Session
 
-        return Session().create_client(
-            service,
-            region_name=self.region,
-            endpoint_url=self.endpoint_url,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-        )
+        if service not in self._clients:
+            self._clients[service] = Session().create_client(
+                service,
+                region_name=self.region,
+                endpoint_url=self.endpoint_url,
+                aws_access_key_id=self.access_key,
+                aws_secret_access_key=self.secret_key,
+            )
+        return self._clients[service]
 
     def create_queue(self, name: str, **attributes: str) -> str:
         """Make a queue (a FIFO queue when its name ends in ``.fifo``) and return its URL."""

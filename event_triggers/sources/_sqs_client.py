@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from aiobotocore.session import AioSession
     from types_aiobotocore_sqs import SQSClient
 
+    _Maker = Callable[[], AbstractAsyncContextManager[SQSClient]]
+
 __all__ = ["connect", "translated"]
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,8 @@ async def connect(
     connection = await _lookup(conn_id, opening)
     region = region or region_of(queue)
     try:
-        context = await anyio.to_thread.run_sync(_make, conn_id, connection, region, abandon_on_cancel=True)
+        maker = await anyio.to_thread.run_sync(_maker, conn_id, connection, region, abandon_on_cancel=True)
+        context = maker()
         client = await context.__aenter__()
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ConfigurationError(f"{where}: an option of the connection is wrong: {error}") from error
@@ -92,18 +95,17 @@ async def _lookup(conn_id: str | None, opening: Opening) -> BrokerConnection | N
         return None
 
 
-def _make(
-    conn_id: str | None, connection: BrokerConnection | None, region: str | None
-) -> AbstractAsyncContextManager[SQSClient]:
+def _maker(conn_id: str | None, connection: BrokerConnection | None, region: str | None) -> _Maker:
+    """Do in a thread all that blocks; what is left to do in the event loop is to call the result."""
     try:
         import aiobotocore.session  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("SqsQueue", "aiobotocore", "sqs") from error
     try:
-        from airflow.providers.amazon.aws.hooks import sqs  # noqa: F401
+        import airflow.providers.amazon.aws.hooks.sqs  # noqa: F401
     except ImportError:
-        return _make_alone(connection, region)
-    return _make_with_provider(conn_id, connection, region)
+        return _alone(connection, region)
+    return _with_provider(conn_id, connection, region)
 
 
 def _prepare(session: AioSession) -> None:
@@ -123,18 +125,10 @@ def _prepare(session: AioSession) -> None:
 # -- with the Amazon provider ------------------------------------------------------------------------------------------
 
 
-def _make_with_provider(
-    conn_id: str | None, connection: BrokerConnection | None, region: str | None
-) -> AbstractAsyncContextManager[SQSClient]:
+def _with_provider(conn_id: str | None, connection: BrokerConnection | None, region: str | None) -> _Maker:
     from airflow.providers.amazon.aws.hooks.sqs import SqsHook
     from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
     from botocore.config import Config
-
-    class Hook(SqsHook):
-        def get_session(self, *args: Any, **kwargs: Any) -> Any:
-            session = super().get_session(*args, **kwargs)
-            _prepare(session)
-            return session
 
     known = None
     config = Config(**_DEFAULTS)
@@ -147,17 +141,19 @@ def _make_with_provider(
         )
         if known.botocore_config is not None:
             config = config.merge(known.botocore_config)
-    hook = Hook(aws_conn_id=conn_id, region_name=region)
+    hook = SqsHook(aws_conn_id=conn_id, region_name=region)
     # Put in place of the hook's own lookup, which is a cached property.
     hook.conn_config = AwsConnectionWrapper(conn=known, region_name=region, botocore_config=config)
-    client: AbstractAsyncContextManager[SQSClient] = hook.get_client_type(region_name=hook.region_name, deferrable=True)
-    return client
+    session: Any = hook.get_session(region_name=hook.region_name, deferrable=True)
+    _prepare(session)
+    endpoint = hook.conn_config.get_service_endpoint_url("sqs")
+    return partial(session.create_client, "sqs", endpoint_url=endpoint, config=hook.config, verify=hook.verify)
 
 
 # -- without it --------------------------------------------------------------------------------------------------------
 
 
-def _make_alone(connection: BrokerConnection | None, region: str | None) -> AbstractAsyncContextManager[SQSClient]:
+def _alone(connection: BrokerConnection | None, region: str | None) -> _Maker:
     from aiobotocore.config import AioConfig
     from aiobotocore.session import AioSession
 
@@ -179,8 +175,7 @@ def _make_alone(connection: BrokerConnection | None, region: str | None) -> Abst
         session = _in_role(sts, extra, connection.conn_id if connection is not None else "")
     _prepare(session)
     endpoint = (services.get("sqs") or {}).get("endpoint_url", extra.get("endpoint_url"))
-    client: AbstractAsyncContextManager[SQSClient] = session.create_client("sqs", endpoint_url=endpoint, **options)
-    return client
+    return partial(session.create_client, "sqs", endpoint_url=endpoint, **options)
 
 
 def _keys(connection: BrokerConnection | None) -> tuple[str | None, str | None]:

@@ -79,13 +79,14 @@ def to_message(raw: Mapping[str, Any], *, stream: str, now: float) -> Message:
     sent = system.get("SentTimestamp")
     attempt = int(system.get("ApproximateReceiveCount", 1))
     message_id = raw["MessageId"]
+    group = system.get("MessageGroupId")
     return Message(
         source="sqs",
         stream=stream,
         position=message_id,
         id=message_id,
         body=raw.get("Body", "").encode(),
-        key=system["MessageGroupId"].encode() if "MessageGroupId" in system else None,
+        key=group.encode() if group is not None else None,
         headers=tuple(headers),
         timestamp=datetime.fromtimestamp(int(sent) / 1000, timezone.utc) if sent else None,
         receipt=Receipt(message_id, raw["ReceiptHandle"], attempt, now),
