@@ -1,7 +1,7 @@
 """A broker that speaks Kafka's protocol, needs no Java, and forgets everything: librdkafka's own mock cluster.
 
-It lives inside a producer of ``confluent-kafka``, in this process or, by ``python -m servers.embedded_kafka``, in one of
-its own. Topics appear when somebody first produces to them, with :data:`PARTITIONS` partitions. It knows no time index (a
+It lives inside a producer of ``confluent-kafka``: in this process or, by ``python -m servers.embedded_kafka``, in
+its own. Topics appear when somebody first produces to them, with :data:`PARTITIONS` partitions. It has no time index (a
 look for the first message since a moment finds nothing), no logins, no encryption, and forgets all when it ends.
 """
 

@@ -61,7 +61,7 @@ def _fetch(pom: Path, folder: Path, timeout: float) -> None:
         command += ["-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
         # What an earlier run resolved is enough; only when it is not, the network is asked.
         for attempt in ([*command, "-o"], command):
-            done = subprocess.run(attempt, capture_output=True, text=True, timeout=timeout, check=False)  # noqa: S603
+            done = subprocess.run(attempt, capture_output=True, text=True, timeout=timeout, check=False)
             if done.returncode == 0:
                 break
             shutil.rmtree(jars, ignore_errors=True)

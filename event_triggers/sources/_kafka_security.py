@@ -232,7 +232,7 @@ class Tokens:
         if response.is_error or not isinstance(token, str):
             told = [str(answer[name]) for name in ("error", "error_description") if name in answer]
             status = f"HTTP {response.status_code}"
-            raise StreamError(f"{where} gave no token ({', '.join([status, *told])}); check client id, secret and scope")
+            raise StreamError(f"{where} gave no token ({', '.join([status, *told])}); check client, secret and scope")
         return token, self._now() + float(answer.get("expires_in") or 0)
 
     def _https(self) -> ssl.SSLContext:

@@ -1,0 +1,345 @@
+"""The live stream of one or several Kafka topics.
+
+Flow::
+
+    metadata -> partitions -> assigned, each from its next offset -> fetched ahead -> yielded (the next offset moves)
+        ^                                                               |
+        `-- every 30 s, and each second while something is missing      `-- the broker has no such offset: say so, go on
+
+Invariants:
+
+* ``_next`` is the position: what was yielded lies before it. It moves together with the yield, with nothing waited for
+  in between, and also over records that nobody is shown (aborted transactions, the marks of transactions).
+* A partition is read from its entry in ``_next``, and one without an entry from its beginning: it appeared later.
+* Offsets never jump silently. What the log no longer has, and a topic that was deleted and created again, is an ERROR
+  in the triggerer's log, and reading goes on with the oldest message there is.
+* A partition that no broker answers for is a WARNING; when there is no answer for any, the stream raises.
+
+Nothing is kept at the broker. After a restart the hub opens the stream at a position, or a moment, that it knows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final, NamedTuple
+
+from event_triggers.clock import Clock
+from event_triggers.errors import StreamError
+from event_triggers.message import Message
+from event_triggers.sources._kafka_client import KafkaClient, OffsetsGone, Partition
+from event_triggers.sources.base import LogStream, Position
+
+__all__ = ["KafkaStream"]
+
+log = logging.getLogger(__name__)
+
+_BATCH: Final = 500
+_WAIT: Final = 0.5
+_LOOK_AGAIN: Final = 1.0
+"""Seconds between two looks for a topic or a partition that is missing."""
+_GONE_AFTER: Final = 5.0
+"""Seconds after which a missing topic counts as deleted, where the broker gives no topic ids."""
+_SLACK: Final = 5.0
+"""Seconds beyond a request's time limit in which aiokafka may connect again by itself."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_LATEST: Final = datetime.max.replace(tzinfo=timezone.utc)
+
+
+class _Place(NamedTuple):
+    """What all messages of an assigned partition have in common."""
+
+    topic: str
+    partition: str
+    before_offset_in_position: str
+    before_offset_in_id: str
+
+
+class KafkaStream(LogStream):
+    """Reads these topics. Call :meth:`begin` before anything else."""
+
+    def __init__(self, client: KafkaClient, topics: Sequence[str], clock: Clock) -> None:
+        self._client = client
+        self._topics = topics
+        self._clock = clock
+        self._label = f"kafka {','.join(topics)} (connection {client.settings.conn_id!r})"
+        self._next: dict[str, int] = {}
+        self._places: dict[Partition, _Place] = {}
+        self._generation = -1
+        self._ids: dict[str, bytes] = {}
+        self._former_ids: set[bytes] = set()
+        self._missing: dict[str, float] = {}
+        self._incomplete = False
+        self._looked = clock.monotonic()
+        self._noted = clock.monotonic()
+        self._silence = _Silence(client.settings.request_timeout + _SLACK, self._label)
+        self._has_time_index = False
+
+    # ------------------------------------------------------------------ the contract
+
+    async def begin(self, start: Position | None) -> None:
+        """Find the partitions and where to begin in each.
+
+        :raises StreamError: when a topic may not be read, or it cannot be known where a partition ends.
+        """
+        await self._client.watch(self._topics)
+        self._client.check_topics()
+        if start is None:
+            partitions = [one for topic in self._topics for one in self._client.partitions(topic)]
+            headless = [_name(one) for one in partitions if not self._client.has_leader(one)]
+            if headless:
+                raise StreamError(f"{self._label}: no broker leads {', '.join(headless)}, so its end cannot be known")
+            self._next = {_name(one): offset for one, offset in (await self._client.ends(partitions)).items()}
+        else:
+            self._next = {name: int(offset) for name, offset in start.items()}
+        await self._follow()
+
+    def position(self) -> Position:
+        return dict(self._next)
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[Message]]:
+        while True:
+            if self._client.generation != self._generation:
+                await self._follow()
+            self._look_again()
+            records = await self._fetch()
+            messages = self._messages(records)
+            moved = await self._move(records)
+            if messages or moved:
+                yield messages
+
+    async def locate(self, since: datetime) -> Position:
+        # Rounded up: Kafka's stamps have no microseconds, so this is the first that is not before.
+        milliseconds = max(0, -((_EPOCH - since) // timedelta(milliseconds=1)))
+        partitions = list(self._places)
+        # The ends first: what arrives while we look lies behind them, so it cannot be passed over.
+        ends = await self._client.ends(partitions)
+        found = await self._client.first_since(partitions, milliseconds)
+        offsets = {one: offset if offset is not None else ends[one] for one, offset in found.items()}
+        unknown = [one for one, offset in found.items() if offset is None]
+        if unknown and not self._has_time_index:
+            offsets.update(await self._beginnings_without_index(unknown, ends))
+        return {**self._next, **{_name(one): offset for one, offset in offsets.items()}}
+
+    async def _beginnings_without_index(
+        self, unknown: Iterable[Partition], ends: Mapping[Partition, int]
+    ) -> dict[Partition, int]:
+        """Where to begin if the broker cannot look moments up: at the beginning. The hub drops what is too old."""
+        beginnings = await self._client.beginnings(unknown)
+        filled = [one for one, offset in beginnings.items() if offset < ends[one]]
+        known = await self._client.first_since(filled, 0)
+        # Whoever finds no message since 1970 in a partition that has messages cannot look moments up.
+        if any(offset is not None for offset in known.values()):
+            self._has_time_index = True
+        return {one: beginnings[one] for one in filled if known[one] is None}
+
+    # ------------------------------------------------------------------ partitions
+
+    async def _follow(self) -> None:
+        """Assign what the newest metadata say."""
+        self._generation = self._client.generation
+        self._client.check_topics()
+        for topic in self._topics:
+            self._note_topic(topic)
+        existing = {one for topic in self._topics for one in self._client.partitions(topic)}
+        # Where a partition begins can only be asked of its leader; it comes with later metadata.
+        ready = {one for one in existing if _name(one) in self._next or self._client.has_leader(one)}
+        self._incomplete = bool(self._missing) or ready != existing
+        kept = self._places.keys() & existing
+        if ready - kept or self._places.keys() - kept:
+            await self._assign(ready | kept)
+
+    async def _assign(self, partitions: Iterable[Partition]) -> None:
+        partitions = sorted(partitions)
+        unknown = [one for one in partitions if _name(one) not in self._next]
+        for one, offset in (await self._client.beginnings(unknown)).items():
+            self._next[_name(one)] = offset
+        self._places = {one: self._place(one) for one in partitions}
+        self._client.assign({one: self._next[_name(one)] for one in partitions})
+        self._silence.restart()
+        log.info("%s: reading from %s", self._label, self._next)
+
+    def _place(self, partition: Partition) -> _Place:
+        topic, number = partition
+        shown = _name(partition) if len(self._topics) > 1 else str(number)
+        return _Place(topic, _name(partition), f"{shown}@", f"{topic}:{number}:")
+
+    def _note_topic(self, topic: str) -> None:
+        now = self._clock.monotonic()
+        if not self._client.partitions(topic):
+            if topic not in self._missing:
+                self._missing[topic] = now
+                if any(place.topic == topic for place in self._places.values()):
+                    log.warning("%s: topic %r is gone; waiting for it to come back", self._label, topic)
+                else:
+                    log.info("%s: topic %r does not exist yet; waiting for it", self._label, topic)
+            return
+        missed = self._missing.pop(topic, None)
+        new, old = self._client.identity(topic), self._ids.get(topic)
+        if new is None:
+            if missed is not None and now - missed >= _GONE_AFTER:
+                self._forget(topic)
+        elif new not in self._former_ids:  # else a broker lags behind the others
+            if old is not None and old != new:
+                self._former_ids.add(old)
+                self._forget(topic)
+            self._ids[topic] = new
+
+    def _forget(self, topic: str) -> None:
+        """The topic was deleted and created again: its offsets mean nothing any more."""
+        known = [one for one in self._next if one.rpartition("-")[0] == topic]
+        if not known:
+            return
+        log.error(
+            "%s: topic %r was deleted and created again; what was unread in the old one is lost (it was read up to "
+            "%s), the new one is read from its beginning",
+            self._label,
+            topic,
+            {one: self._next.pop(one) for one in known},
+        )
+        self._places = {one: place for one, place in self._places.items() if place.topic != topic}
+
+    def _look_again(self) -> None:
+        now = self._clock.monotonic()
+        if self._incomplete and now - self._looked >= _LOOK_AGAIN:
+            self._looked = now
+            self._client.ask_again()
+
+    # ------------------------------------------------------------------ messages
+
+    async def _fetch(self) -> Mapping[Any, Sequence[Any]]:
+        began = self._clock.monotonic()
+        try:
+            records = await self._client.fetch(wait=_WAIT, limit=_BATCH)
+        except OffsetsGone as gone:
+            await self._go_on(gone.offsets)
+            return {}
+        if not records:
+            # Only time spent waiting counts: while nobody pulls, nobody need answer.
+            signs = {_name(one): self._client.heard(one) for one in self._places} or {"": self._client.generation}
+            self._silence.listen(signs, self._clock.monotonic() - began)
+        return records
+
+    def _messages(self, records: Mapping[Any, Sequence[Any]]) -> list[Message]:
+        messages: list[Message] = []
+        add = messages.append
+        milliseconds, stamp = -1, None
+        for partition, batch in records.items():
+            topic, name, position, identity = self._places[partition]
+            for record in batch:
+                if record.timestamp != milliseconds:
+                    milliseconds = record.timestamp
+                    stamp = _moment(milliseconds)
+                offset = record.offset
+                headers = record.headers
+                add(
+                    Message(
+                        "kafka",
+                        topic,
+                        f"{position}{offset}",
+                        f"{identity}{offset}",
+                        record.value,
+                        record.key,
+                        tuple((key, value or b"") for key, value in headers) if headers else (),
+                        stamp,
+                        name,
+                        offset,
+                    )
+                )
+        return messages
+
+    async def _move(self, records: Mapping[Any, Sequence[Any]]) -> bool:
+        """Move the position behind what was fetched. Nothing is waited for: the offsets are at hand."""
+        moved = False
+        now = self._clock.monotonic()
+        if not records or now - self._noted >= _WAIT:
+            # All of them: some move over records that nobody is shown.
+            self._noted = now
+            partitions: Iterable[Partition] = self._places
+        else:
+            partitions = records
+        for partition in partitions:
+            name = self._places[partition].partition
+            offset = await self._client.next_offset(partition)
+            if offset != self._next[name]:
+                self._next[name] = offset
+                moved = True
+        return moved
+
+    async def _go_on(self, gone: Mapping[Partition, int]) -> None:
+        """The broker has no such offsets: say why, and go on with the oldest message there is."""
+        await self._client.refresh()
+        await self._follow()
+        # If that showed that the topic is a new one, it is read from its beginning already.
+        gone = {one: offset for one, offset in gone.items() if one in self._places and self._next[_name(one)] == offset}
+        oldest, ends = await self._client.beginnings(gone), await self._client.ends(gone)
+        for one, offset in gone.items():
+            first = oldest[one]
+            if offset < first:
+                log.error(
+                    "%s: the messages %d to %d of partition %s are lost: its log begins at %d now (retention, or "
+                    "somebody deleted records); going on from there",
+                    self._label, offset, first - 1, _name(one), first,
+                )  # fmt: skip
+            elif offset > ends[one]:
+                log.error(
+                    "%s: partition %s was read up to %d, but ends at %d now: its topic was deleted and created again, "
+                    "or brokers lost messages; it is read again from its beginning, %d",
+                    self._label, _name(one), offset, ends[one], first,
+                )  # fmt: skip
+            else:
+                first = offset
+            self._next[_name(one)] = first
+            self._client.seek(one, first)
+
+
+class _Silence:
+    """Who has not answered for how long, in time that was spent waiting.
+
+    :param limit: seconds.
+    """
+
+    def __init__(self, limit: float, label: str) -> None:
+        self._limit = limit
+        self._label = label
+        self._waited = 0.0
+        self._last: dict[str, tuple[object, float]] = {}
+        self._told: set[str] = set()
+
+    def restart(self) -> None:
+        """Other partitions from now on."""
+        self._last.clear()
+        self._told.clear()
+
+    def listen(self, signs: Mapping[str, object], waited: float) -> None:
+        """Look at a sign of life of each, after another wait.
+
+        :raises StreamError: when none has shown a new one for too long.
+        """
+        self._waited += waited
+        for name, sign in signs.items():
+            if name not in self._last or self._last[name][0] != sign:
+                self._last[name] = (sign, self._waited)
+        quiet = {name for name in signs if self._waited - self._last[name][1] > self._limit}
+        if quiet and len(quiet) == len(signs):
+            raise StreamError(f"{self._label}: no broker has answered for {self._limit:.0f} s")
+        for name in sorted(quiet - self._told):
+            log.warning("%s: no broker answers for partition %s; its messages have to wait", self._label, name)
+        for name in sorted(self._told - quiet):
+            log.info("%s: partition %s is answered for again", self._label, name)
+        self._told = quiet
+
+
+def _name(partition: Partition) -> str:
+    return f"{partition[0]}-{partition[1]}"
+
+
+def _moment(milliseconds: int) -> datetime | None:
+    """Kafka's stamp; ``None`` when there is none. Producers write any number: what is no date becomes the last date."""
+    if milliseconds < 0:
+        return None
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return _LATEST
