@@ -2,55 +2,60 @@
 
 Flow::
 
-    open -> watch the sources -> read batches -> index -> hand out to groups -> (all answered) -> settle -> broker
-                  ^                                          |
-                  '-- joiners of a log: locate, replay, hold-'
+    open -> watch the sources -> read batches -> ask -> dispatch -> groups -> (all answered) -> settle -> broker
+                  ^                                         |
+                  '-- joiners of a log: locate, round through the past, then live
 
 Invariants, which hold at every ``await``:
 
-* :attr:`Channel._position` (logs) is exactly what has been dispatched: everything before it was offered to the entries in the
-  index then, nothing behind it was. A broken stream is opened again from there, so nothing is lost and nothing comes twice.
-* An entry of a log is put into the index in the same step in which the position is read, so what it missed is exactly what lies
-  before that position, and a *round* reads that from the past on a second, short-lived stream. Until the round is through, live
-  messages are held back for the entry, so that it sees them in order.
-* A message of a queue is settled once, after every group it was handed to has answered; while it is under way a second copy of
-  it only renews its receipt; a copy that comes after it was recorded is acknowledged and handed to nobody.
-* While too much is unanswered the reader does not ask for more, which pauses the broker.
+* :attr:`Channel._position` (logs) is exactly what has been dispatched: everything before it was offered to the
+  entries in the index then, nothing behind it was. A broken stream is opened again from there, so nothing is lost or
+  comes twice.
+* An entry of a log is put into the index in the same step in which the position is read. So what it missed is exactly
+  what lies before that position, and a :class:`~event_triggers.replay.Round` reads that from the past on a second,
+  short-lived stream. Until it is through, live messages are held back for the entry, so that it sees them in order.
+* Every message taken from a queue is settled: see :mod:`event_triggers.fanout`. What was taken and cannot be
+  dispatched any more is given back.
+* While too much is under way the reader does not ask for more, which pauses the broker.
+* A group whose events of a log are all satisfied and answered leaves that log's channel by itself. A queue's channel
+  keeps its groups until they leave: copies of what they recorded must be acknowledged. A channel without groups is
+  over.
 
-Nothing survives a restart: groups subscribe again, logs are read again from ``since``, queues deliver again what was not settled.
+Nothing survives a restart: groups subscribe again, logs are read again from ``since``, queues deliver again what was
+not settled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import anyio
 
 from event_triggers.backoff import Backoff
+from event_triggers.callables import Callables
+from event_triggers.connecting import batches_of, next_batch, opened, root_cause
 from event_triggers.errors import ConfigurationError, StreamError
+from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
 from event_triggers.message import Message
-from event_triggers.replay import Round
-from event_triggers.settling import Settler
-from event_triggers.sources.base import LogStream, Opening, Outcome, Source, Stream
-from event_triggers.subscription import Answer, Entry, Handout, Interest, Subscription
+from event_triggers.replay import Replays, Round, now_live
+from event_triggers.sources.base import LogStream, Opening, Source, Stream
+from event_triggers.subscription import Answer, Delivery, Entry, Handout, Interest, Subscription
 
-__all__ = ["MOST_UNANSWERED", "Channel", "ChannelStatistics"]
+__all__ = ["Channel", "ChannelStatistics", "root_cause"]
 
 log = logging.getLogger(__name__)
 
-MOST_UNANSWERED = 1000
-"""How many messages of one channel may be under way before it pauses its broker."""
+_RECENT = 300
+"""Up to how many seconds ago is the recent past, which is read apart from what is older."""
 
-MOST_REMEMBERED = 10_000
-"""How many recorded messages of one channel are known again when their queue delivers them once more."""
-
-_UNREADABLE_SHOWN = 20
-"""How many unreadable messages of one connection are logged one by one."""
+_STABLE = 60
+"""After so many seconds of connection the next failure is a first one again."""
 
 
 class ChannelStatistics(NamedTuple):
@@ -58,11 +63,17 @@ class ChannelStatistics(NamedTuple):
 
     label: str
     connected: bool
+    """Whether its live stream is open."""
     opened: int
+    """How often that was opened."""
     entries: int
+    """Events that still want something from it."""
     messages: int
+    """Messages that its live stream has yielded."""
     handed_out: int
+    """Messages that some group wanted."""
     unanswered: int
+    """Of these, the ones that not every group has answered."""
 
 
 class Channel:
@@ -70,37 +81,37 @@ class Channel:
 
     :param source: any of the sources that share it.
     :param opening: how to open it; its ``start`` is the channel's own business.
-    :param on_failed: called when the stream can never be opened as it is configured.
-    :param threads: limits the threads that match callables run in.
+    :param callables: runs match callables.
+    :param on_over: called when the last group has left, or the stream can never be opened as it is configured.
     """
 
     def __init__(
-        self, source: Source, opening: Opening, on_failed: Callable[[Channel], None], threads: anyio.CapacityLimiter
+        self, source: Source, opening: Opening, callables: Callables, on_over: Callable[[Channel], None]
     ) -> None:
         self.source = source
-        self.opening = opening
-        self._on_failed = on_failed
-        self._threads = threads
+        self._opening = opening
+        self._on_over = on_over
         self._clock = opening.clock
         self._index = InterestIndex()
         self._members: dict[Subscription, list[Entry]] = {}
+        self._fanout = Fanout(
+            source,
+            callables=callables,
+            clock=opening.clock,
+            responder=self,
+            satisfied=self._forget,
+            tell=self.tell,
+        )
+        self._replays = Replays(source, opening, self._fanout, self._pause, self._fail)
         self._position: dict[str, Any] | None = None
-        self._rounds: set[Round] = set()
-        self._replays = anyio.Semaphore(3)
         self._joining: list[Entry] = []
         self._watched: dict[Source, None] = {}
         self._requests = asyncio.Event()
-        self._room = asyncio.Event()
         self._wanted = asyncio.Event()
-        self._settler = Settler()
-        self._under_way: dict[str, Handout] = {}
-        self._recorded: dict[str, None] = {}
-        self._unanswered = 0
-        self._unreadable = 0
         self._connected = False
         self._opened = 0
         self._messages = 0
-        self._handed_out = 0
+        self._after: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._group: anyio.abc.TaskGroup | None = None
 
@@ -108,11 +119,10 @@ class Channel:
 
     def add(self, subscription: Subscription, interest: Interest) -> None:
         """Deliver what ``interest`` asks for, from ``since`` on."""
-        entry = Entry(subscription, interest, interest.count)
+        entry = Entry(subscription, interest)
         self._members.setdefault(subscription, []).append(entry)
         subscription.entries.append((self, entry))
-        for identity in interest.recorded:
-            self._remember(identity)
+        self._fanout.know(interest.recorded)
         if not self.source.replayable:
             # Before the broker is asked for anything: a message that comes at once must find its group.
             self._admit(entry)
@@ -123,21 +133,39 @@ class Channel:
         """This entry is wanted no longer."""
         entry.remaining = 0
         self._forget(entry)
+        entry.subscription.changed()
+        self._leave_if_done(entry.subscription)
 
-    def remove(self, subscription: Subscription, answer: Answer) -> bool:
-        """Take a group out and answer for what it leaves open; ``True`` when nobody is left."""
-        for entry in self._members.pop(subscription, ()):
-            self.drop(entry)
-            self._joining = [waiting for waiting in self._joining if waiting is not entry]
+    def remove(self, subscription: Subscription, answer: Answer) -> None:
+        """Take a group out, and answer for what it leaves open."""
+        entries = self._members.pop(subscription, [])
+        for entry in entries:
+            entry.remaining = 0
+            self._forget(entry)
+        self._joining = [entry for entry in self._joining if entry.subscription is not subscription]
         subscription.answer_all(answer)
-        self._requests.set()
-        return not self._members
+        self._after_leaving()
 
-    def _remember(self, identity: str) -> None:
-        """A copy of this message may still come; it is to be acknowledged then. Old ones are forgotten."""
-        self._recorded[identity] = None
-        if len(self._recorded) > MOST_REMEMBERED:
-            del self._recorded[next(iter(self._recorded))]
+    def answered(self, delivery: Delivery, handout: Handout) -> None:
+        """A group has answered for one message."""
+        self._fanout.answered(delivery, handout)
+        self._leave_if_done(delivery.subscription)
+
+    def _leave_if_done(self, subscription: Subscription) -> None:
+        entries = self._members.get(subscription)
+        if entries is None or not self.source.replayable:
+            return
+        if any(entry.remaining > 0 for entry in entries) or subscription.owes(self):
+            return
+        del self._members[subscription]
+        self._after_leaving()
+
+    def _after_leaving(self) -> None:
+        if self._members:
+            self._requests.set()
+        else:
+            # Its sources are not unwatched one by one: a durable session must keep what it has subscribed to.
+            self._on_over(self)
 
     def _admit(self, entry: Entry) -> None:
         if entry.remaining > 0:
@@ -146,40 +174,63 @@ class Channel:
 
     def _forget(self, entry: Entry) -> None:
         self._index.discard(entry)
-        entry.held = None
-        for past in self._rounds:
-            past.index.discard(entry)
+        self._replays.discard(entry)
 
     def statistics(self) -> ChannelStatistics:
         """What has been done so far."""
         return ChannelStatistics(
-            self.source.label, self._connected, self._opened, len(self._index), self._messages, self._handed_out,
-            self._unanswered,
-        )  # fmt: skip
+            label=self.source.label,
+            connected=self._connected,
+            opened=self._opened,
+            entries=len(self._index),
+            messages=self._messages,
+            handed_out=self._fanout.handed_out,
+            unanswered=self._fanout.unanswered,
+        )
+
+    def tell(self, level: int, text: str, *args: object) -> None:
+        """Write into the task log of every group that listens."""
+        for subscription in self._members:
+            subscription.tell(level, text, *args)
 
     # ------------------------------------------------------------------ life of the connection
 
     def start(self, after: asyncio.Task[None] | None, context_run: Callable[..., Any]) -> None:
         """Begin, once the task ``after`` (the previous channel of this key, closing) has ended."""
+        self._after = after
         self._task = context_run(
-            asyncio.get_running_loop().create_task, self._run(after), name=f"event_triggers: {self.source.label}"
+            asyncio.get_running_loop().create_task, self._run(), name=f"event_triggers: {self.source.label}"
         )
 
     async def close(self) -> None:
-        """Tell the broker what is due, and disconnect."""
+        """Tell the broker what is due, and disconnect; so must have the previous channel of this key then."""
+        tasks = {task for task in (self._task, self._after) if task is not None}
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task})
+        if tasks:
+            await asyncio.wait(tasks)
 
-    async def _run(self, after: asyncio.Task[None] | None) -> None:
-        if after is not None:
-            await asyncio.wait({after})
+    async def _run(self) -> None:
         try:
+            if self._after is not None:
+                await asyncio.wait({self._after})
+                self._after = None
             async with anyio.create_task_group() as group:
                 self._group = group
                 group.start_soon(self._stay_connected, name=f"event_triggers: {self.source.label}, live")
+            self._fail(StreamError(f"{self.source.label}: the connection was cancelled from inside"))
+        except Exception as error:
+            log.exception("%s: a mistake in event_triggers ended this stream", self.source.label)
+            self._fail(root_cause(error))
         finally:
-            self._settler.give_up()
+            self._connected = False
+            self._fanout.settler.give_up()
+
+    def _fail(self, error: BaseException) -> None:
+        """Whoever listens is told, once; who comes later tries anew."""
+        for subscription in self._members:
+            subscription.fail(error)
+        self._on_over(self)
 
     async def _stay_connected(self) -> None:
         backoff = Backoff()
@@ -188,21 +239,21 @@ class Channel:
             try:
                 await self._connect(backoff)
             except Exception as error:
-                self._connected = False
                 cause = root_cause(error)
                 if isinstance(cause, ConfigurationError):
                     self._fail(cause)
-                    return
-                if self._clock.monotonic() - began > 60:
+                    await anyio.sleep_forever()
+                if self._clock.monotonic() - began > _STABLE:
                     backoff.reset()
-                await self._pause(backoff, cause)
+                await self._pause(backoff, cause, "the connection")
 
-    async def _pause(self, backoff: Backoff, cause: BaseException) -> None:
+    async def _pause(self, backoff: Backoff, cause: BaseException, what: str) -> None:
         pause = backoff.next()
         self.tell(
             logging.WARNING,
-            "%s: the connection broke or could not be made (%s: %s); attempt %d, trying again in %.1f s",
+            "%s: %s failed (%s: %s); attempt %d, trying again in %.1f s",
             self.source.label,
+            what,
             type(cause).__name__,
             cause,
             backoff.attempts,
@@ -210,15 +261,8 @@ class Channel:
         )
         await self._clock.sleep(pause)
 
-    def _fail(self, error: BaseException) -> None:
-        self._on_failed(self)
-        for subscription in self._members:
-            subscription.fail(error)
-        if self._group is not None:
-            self._group.cancel_scope.cancel()
-
     async def _connect(self, backoff: Backoff) -> None:
-        async with self.source.open(replace(self.opening, start=self._position)) as stream:
+        async with opened(self.source, replace(self._opening, start=self._position)) as stream:
             self._opened += 1
             self._watched.clear()
             await self._serve_sources(stream)
@@ -230,25 +274,29 @@ class Channel:
             try:
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._serve_requests, stream, name=f"{self.source.label}, requests")
-                    group.start_soon(self._settler.run, stream, self, name=f"{self.source.label}, settling")
+                    group.start_soon(self._fanout.settler.run, stream, name=f"{self.source.label}, settling")
                     await self._read(stream, backoff)
             finally:
-                await self._settler.last_flush(stream, self)
+                self._connected = False
+                await self._fanout.settler.last_flush(stream)
+            raise StreamError(f"{self.source.label}: the connection was cancelled from inside")
 
     # ------------------------------------------------------------------ requests: sources to watch, entries to join
 
     async def _serve_requests(self, stream: Stream) -> None:
         while True:
             self._requests.clear()
-            await self._serve_sources(stream)
+            # Taken before the sources are watched, so that no entry joins whose source is not.
             joining, self._joining = self._joining, []
             try:
+                await self._serve_sources(stream)
                 if isinstance(stream, LogStream):
                     await self._join(stream, joining)
                 else:
-                    self._now_live(joining)
+                    now_live(joining)
             except BaseException:
-                self._joining = [entry for entry in joining if not entry.live and entry.held is None] + self._joining
+                # The next connection serves them.
+                self._joining = [entry for entry in joining if not entry.live and entry.past is None] + self._joining
                 raise
             await self._requests.wait()
 
@@ -263,78 +311,54 @@ class Channel:
 
     async def _join(self, stream: LogStream, joining: list[Entry]) -> None:
         """Put entries of a log into the index; those that have missed something get a round through the past."""
-        # Who asks for the recent past shall not wait for who asks for last week.
-        recent = self._clock.now().timestamp() - 300
-        for old in (False, True):
-            entries = [entry for entry in joining if old == (_since(entry) < recent)]
+        assert self._group is not None  # noqa: S101 - set before anything is served
+        border = self._clock.now().timestamp() - _RECENT
+        for recent in (True, False):
+            entries = [entry for entry in joining if entry.remaining > 0 and recent == (_since(entry) >= border)]
             sinces = [entry.interest.since for entry in entries if entry.interest.since is not None]
             start = await stream.locate(min(sinces)) if sinces else {}
-            # From here to the end of the loop nothing is awaited: see the invariant of the position.
-            now = self._position or {}
-            past = Round({**now, **start}, {p: now[p] for p, offset in start.items() if p in now and offset < now[p]})
+            # From here to the end of this turn nothing is awaited: see the invariant of the position. Meanwhile some
+            # may have gone.
+            entries = [entry for entry in entries if entry.remaining > 0]
+            now = {**stream.position(), **(self._position or {})}
+            target = {p: now[p] for p, offset in start.items() if p in now and offset < now[p]}
+            past = Round({**now, **{p: start[p] for p in target}}, target)
             for entry in entries:
-                if entry.remaining > 0 and entry.subscription in self._members:
-                    self._admit(entry)
-                    if past.target and entry.interest.since is not None:
-                        past.add(entry)
+                self._admit(entry)
+                if target and entry.interest.since is not None:
+                    past.add(entry)
             if past.entries:
-                self._begin(past)
-            self._now_live([entry for entry in entries if entry.held is None])
-
-    def _begin(self, past: Round) -> None:
-        assert self._group is not None  # noqa: S101 - set before anything is served
-        self._rounds.add(past)
-        self._group.start_soon(self._replay, past, name=f"event_triggers: {self.source.label}, past")
-
-    @staticmethod
-    def _now_live(entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            entry.live = True
-            entry.subscription.went_live()
-
-    async def _replay(self, past: Round) -> None:
-        backoff = Backoff()
-        async with self._replays:
-            while not past.over:
-                try:
-                    async with self.source.open(replace(self.opening, start=past.position)) as stream:
-                        for source in past.sources():
-                            await stream.watch(source)
-                        await past.read(stream, self._clock, self._dispatch_one, self._wait_for_room)
-                except Exception as error:
-                    cause = root_cause(error)
-                    if isinstance(cause, ConfigurationError):
-                        self._fail(cause)
-                        break
-                    await self._pause(backoff, cause)
-        self._rounds.discard(past)
-        for entry in past.entries:
-            held, entry.held = entry.held or [], None
-            for message in held:
-                self._hand_out(message, [entry])
-        self._now_live(past.entries)
+                self._replays.begin(past, self._group, recent=recent)
+            now_live(entry for entry in entries if entry.past is None)
 
     # ------------------------------------------------------------------ messages
 
     async def _read(self, stream: Stream, backoff: Backoff) -> None:
-        batches = stream.__aiter__()
-        while True:
-            await self._wait_until_wanted()
-            try:
-                batch = await anext(batches)
-            except StopAsyncIteration:
-                raise StreamError(f"{self.source.label}: the stream ended by itself") from None
-            backoff.reset()
-            for message in batch:
-                self._messages += 1
-                if self._position is not None and isinstance(stream, LogStream):
-                    self._position[message.partition] = stream.after(message)
-                await self._dispatch_one(message, self._index)
-                await self._wait_for_room()
-            if isinstance(stream, LogStream):
-                self._position = dict(stream.position())
-            # A stream whose next batch is ready at once must not keep the loop for itself.
-            await asyncio.sleep(0)
+        async with batches_of(stream) as batches:
+            while True:
+                await self._wait_until_wanted()
+                batch = deque(await next_batch(batches, self.source))
+                backoff.reset()
+                try:
+                    while batch:
+                        await self._dispatch(batch[0], stream)
+                        batch.popleft()
+                        await self._fanout.load.room()
+                finally:
+                    self._fanout.give_back(batch)
+                if isinstance(stream, LogStream):
+                    self._position = dict(stream.position())
+                # A stream whose next batch is ready at once must not keep the loop for itself.
+                await asyncio.sleep(0)
+
+    async def _dispatch(self, message: Message, stream: Stream) -> None:
+        self._messages += 1
+        agreed = await self._fanout.ask(message, self._index)
+        # From here on nothing is awaited: see the invariant of the position.
+        if isinstance(stream, LogStream):
+            assert self._position is not None  # noqa: S101 - set before anything is read
+            self._position[message.partition] = stream.after(message)
+        self._fanout.dispatch(message, self._index, agreed, live=True)
 
     async def _wait_until_wanted(self) -> None:
         """A queue is not asked for messages while nobody here wants any: others may."""
@@ -342,108 +366,7 @@ class Channel:
             self._wanted.clear()
             await self._wanted.wait()
 
-    async def _dispatch_one(self, message: Message, index: InterestIndex) -> None:
-        entries = index.matching(message)
-        if index.asks:
-            entries += await index.asking(message, self._threads)
-        if self._hand_out(message, entries):
-            return
-        if index.unreadable(message):
-            self._note_unreadable(message)
-        if not self.source.replayable:
-            self._settle_unwanted(message, Outcome.REJECTED if index.unreadable(message) else Outcome.RELEASED)
-
-    def _settle_unwanted(self, message: Message, outcome: Outcome) -> None:
-        handout = self._under_way.get(message.id)
-        if handout is not None:
-            # One more copy of what groups are still recording: only the newest receipt can settle it.
-            handout.message.receipt = message.receipt
-        else:
-            self._settler.add(message, Outcome.ACCEPTED if message.id in self._recorded else outcome)
-
-    def _hand_out(self, message: Message, entries: Sequence[Entry]) -> bool:
-        """Offer the message to the groups of these entries; ``False`` when none of them wants it any more."""
-        names: dict[Subscription, list[str]] = {}
-        wanted = False
-        for entry in entries:
-            if entry.remaining <= 0 or message.id in entry.seen:
-                continue
-            wanted = True
-            if entry.held is not None and not self._in_round(entry, message):
-                entry.held.append(message)
-                continue
-            names.setdefault(entry.subscription, []).append(entry.interest.name)
-            entry.took(message)
-            if not entry.remaining:
-                self._forget(entry)
-        if names:
-            handout = self._handout(message)
-            self._handed_out += 1
-            for subscription, events in names.items():
-                subscription.offer(handout, events, self)
-        return wanted
-
-    def _handout(self, message: Message) -> Handout:
-        handout = None if self.source.replayable else self._under_way.get(message.id)
-        if handout is None:
-            handout = self._under_way[message.id] = Handout(message)
-            self._unanswered += 1
-        else:
-            handout.message.receipt = message.receipt
-        return handout
-
-    def _in_round(self, entry: Entry, message: Message) -> bool:
-        return any(entry in past.entries and past.covers(message) for past in self._rounds)
-
-    async def _wait_for_room(self) -> None:
-        while self._unanswered >= MOST_UNANSWERED:
-            self._room.clear()
-            await self._room.wait()
-
-    def answered(self, handout: Handout) -> None:
-        """One group has answered; the last answer settles the message."""
-        if handout.open:
-            return
-        if self._under_way.get(handout.message.id) is handout:
-            del self._under_way[handout.message.id]
-        self._unanswered -= 1
-        self._room.set()
-        if self.source.replayable:
-            for delivery in handout.deliveries:
-                delivery.settlement_done()
-            return
-        if handout.outcome is Outcome.ACCEPTED:
-            self._remember(handout.message.id)
-        self._settler.add(handout.message, handout.outcome, handout)
-
-    def _note_unreadable(self, message: Message) -> None:
-        self._unreadable += 1
-        if self._unreadable <= _UNREADABLE_SHOWN:
-            more = "; further ones are not logged" if self._unreadable == _UNREADABLE_SHOWN else ""
-            self.tell(
-                logging.WARNING,
-                "%s: the message at %s is not JSON, so no pattern can match it; it is skipped%s",
-                self.source.label,
-                message.position,
-                more,
-            )
-
-    def tell(self, level: int, text: str, *args: object) -> None:
-        """Write into the task log of every group that listens."""
-        for subscription in self._members:
-            subscription.tell(level, text, *args)
-
 
 def _since(entry: Entry) -> float:
     since = entry.interest.since
     return float("inf") if since is None else since.timestamp()
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """The error inside nested groups that says most: a configuration error if there is one, else the first."""
-    nested: Sequence[BaseException] = getattr(error, "exceptions", ())
-    if not nested:
-        return error
-    causes = [root_cause(one) for one in nested]
-    return next((cause for cause in causes if isinstance(cause, ConfigurationError)), causes[0])
-

@@ -24,15 +24,17 @@ MatchCallable = Callable[[Message], bool]
 class Event:
     """One awaited event of a group.
 
-    Strings anywhere inside (topic, match values, ``since``) may hold Jinja templates; they are rendered when the wait starts.
+    Strings anywhere inside (topic, match values, ``since``) may hold Jinja templates; they are rendered when the wait
+    starts.
 
     :param source: where its messages come from.
     :param match: which messages count. A mapping is an event pattern over the JSON body (see
-        :mod:`event_triggers.matching`); a string is the dotted path of a callable ``(message) -> bool`` that the triggerer can
-        import (a function given itself is taken by its path); ``None`` takes every message of the source.
+        :mod:`event_triggers.matching`); a string is the dotted path of a callable ``(message) -> bool`` that the
+        triggerer can import (a function given itself is taken by its path); ``None`` takes every message of the
+        source.
     :param count: how many messages it takes.
-    :param since: messages stamped earlier do not count. For a replayable source (Kafka) reading starts there; the default
-        is the run's ``run_after``. For a queue the default is to take whatever it still holds.
+    :param since: messages stamped earlier do not count. For a replayable source (Kafka) reading starts there; the
+        default is the run's ``run_after``. For a queue the default is to take whatever it still holds.
     :raises InvalidEventError: in one sentence, when something of this is wrong.
     """
 
@@ -44,8 +46,9 @@ class Event:
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):
             raise InvalidEventError(f"an Event's source must be a Source such as KafkaTopic(...), got {self.source!r}")
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise InvalidEventError(f"an Event's count must be a whole number from 1, got {self.count!r}")
+        count: object = self.count
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise InvalidEventError(f"an Event's count must be a whole number from 1, got {count!r}")
         self.source.validate()
         self._check_match()
         self._check_since()
@@ -55,7 +58,7 @@ class Event:
         if match is None:
             return
         if isinstance(match, str):
-            if "{{" not in match and not all(part.isidentifier() for part in match.split(".")) or "." not in match:
+            if ("{{" not in match and not all(part.isidentifier() for part in match.split("."))) or "." not in match:
                 raise InvalidEventError(
                     f"match={match!r} is no dotted path of a callable, such as 'my_package.my_module.my_function'"
                 )
@@ -145,7 +148,8 @@ def load_callable(path: str) -> MatchCallable:
         function = getattr(import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InvalidEventError(
-            f"match={path!r} cannot be imported here: {error}; install its module where the triggerer runs and restart it"
+            f"match={path!r} cannot be imported here: {error}; install its module where the triggerer runs, and "
+            f"restart that"
         ) from error
     if not callable(function):
         raise InvalidEventError(f"match={path!r} is a {type(function).__name__}, not a callable")

@@ -1,13 +1,14 @@
 """The hub: one per event loop, shared by all groups of a triggerer.
 
-Flow: a group subscribes with all its interests; each goes to the channel of its source's key, made when the first asks and
-closed when the last leaves. See :mod:`event_triggers.channel` for what happens in one.
+Flow: a group subscribes with all its interests; each goes to the channel of its source's key, made when the first
+asks and closed when nobody is left who needs it. See :mod:`event_triggers.channel` for what happens in one.
 
 Invariants:
 
-* At most one live channel per key, so at most one connection per key; one that closes is waited for before its key is opened
-  again (a durable MQTT session must not be fought over by ourselves).
-* A channel's tasks belong to the hub and to no group: they run outside every group's context and end with the last group.
+* At most one live channel per key, so at most one connection per key; one that closes is waited for before its key is
+  opened again, or its group's session removed (a durable MQTT session must not be fought over by ourselves).
+* A channel's tasks belong to the hub and to no group: they run outside every group's context and end with the last
+  group.
 
 The hub keeps nothing over a restart; see the channel.
 """
@@ -17,14 +18,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anyio
 
+from event_triggers.callables import Callables
 from event_triggers.channel import Channel, ChannelStatistics
 from event_triggers.clock import Clock, SystemClock
+from event_triggers.matching import check_pattern
 from event_triggers.sources.base import BrokerConnection, Opening, Source
 from event_triggers.subscription import Answer, Interest, Subscription
 
@@ -33,13 +36,14 @@ __all__ = ["Hub", "HubStatistics"]
 log = logging.getLogger(__name__)
 
 _LEAVE_WITHIN = 20.0
-"""Seconds that leaving (last acknowledgements, disconnecting, removing sessions) may take."""
+"""Seconds that leaving (last acknowledgements, disconnecting) or removing a session may take."""
 
 
 class HubStatistics(NamedTuple):
     """The hub at a glance."""
 
     channels: tuple[ChannelStatistics, ...]
+    """The channels that groups listen to; one that closes is no longer among them."""
 
 
 class Hub:
@@ -49,14 +53,12 @@ class Hub:
     :param clock: the time to go by.
     """
 
-    def __init__(
-        self, connection: Callable[[str], Awaitable[BrokerConnection]], *, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, connection: Callable[[str], Awaitable[BrokerConnection]], *, clock: Clock | None = None) -> None:
         self._connection = connection
         self._clock = clock or SystemClock()
         self._channels: dict[Hashable, Channel] = {}
         self._closing: dict[Hashable, asyncio.Task[None]] = {}
-        self._threads = anyio.CapacityLimiter(8)
+        self._callables = Callables()
 
     @asynccontextmanager
     async def subscribe(self, group: str, interests: Iterable[Interest]) -> AsyncIterator[Subscription]:
@@ -65,18 +67,41 @@ class Hub:
         What the group leaves unanswered is given back to the brokers.
 
         :param group: an identity that is the same after a restart and on another triggerer.
+        :raises InvalidEventError: when a pattern is none.
         """
+        # A log that a group wants nothing from need not be opened; a queue may deliver again what it has recorded.
+        wanted = [interest for interest in interests if interest.count > 0 or not interest.source.replayable]
+        for interest in wanted:
+            if interest.pattern is not None:
+                check_pattern(interest.pattern)
         subscription = Subscription(group)
-        keys: dict[Hashable, None] = {}
+        joined: dict[Channel, Hashable] = {}
         try:
-            for interest in interests:
-                key = (type(interest.source), interest.source.key(group))
-                keys[key] = None
-                self._channel(key, interest.source, group).add(subscription, interest)
+            for interest in wanted:
+                key = _key(interest.source, group)
+                channel = self._channel(key, interest.source, group)
+                joined[channel] = key
+                channel.add(subscription, interest)
             yield subscription
         finally:
             with anyio.move_on_after(_LEAVE_WITHIN, shield=True):
-                await self._leave(subscription, keys)
+                await self._leave(subscription, joined)
+
+    async def forget(self, group: str, sources: Iterable[Source]) -> None:
+        """The group has ended for good: remove what it left at the brokers. Never raises; what fails is logged."""
+        tasks = []
+        for key, source in {_key(source, group): source for source in sources}.items():
+            if key in self._channels:
+                continue  # somebody else (a new try of the same group) listens already
+            task = self._spawn(self._remove_session(source, group, self._closing.get(key)), f"forget {source.label}")
+            self._wait_for_before_opening(key, task)
+            tasks.append(task)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def statistics(self) -> HubStatistics:
+        """What all channels have done so far."""
+        return HubStatistics(tuple(channel.statistics() for channel in self._channels.values()))
 
     def _opening(self, group: str) -> Opening:
         return Opening(group=group, connection=self._connection, clock=self._clock)
@@ -84,48 +109,49 @@ class Hub:
     def _channel(self, key: Hashable, source: Source, group: str) -> Channel:
         channel = self._channels.get(key)
         if channel is None:
-            channel = Channel(source, self._opening(group), lambda failed: self._failed(key, failed), self._threads)
+            channel = Channel(source, self._opening(group), self._callables, lambda over: self._retire(key, over))
             self._channels[key] = channel
-            # An empty context: a channel outlives the group that happens to open it, and must not log in its name.
             channel.start(self._closing.get(key), contextvars.Context().run)
         return channel
 
-    def _failed(self, key: Hashable, channel: Channel) -> None:
+    def _retire(self, key: Hashable, channel: Channel) -> None:
+        """Nobody listens to this channel any more, or nobody can: close it. Safe to repeat."""
         if self._channels.get(key) is channel:
             del self._channels[key]
+            self._wait_for_before_opening(key, self._spawn(channel.close(), f"close {channel.source.label}"))
 
-    async def _leave(self, subscription: Subscription, keys: Iterable[Hashable]) -> None:
+    async def _leave(self, subscription: Subscription, joined: dict[Channel, Hashable]) -> None:
         answer = Answer.DECLINED if subscription.over else Answer.ABANDONED
-        channels = dict.fromkeys(channel for channel, _ in subscription.entries)
-        closing = []
-        for channel in channels:
-            if channel.remove(subscription, answer):
-                for key in [key for key in keys if self._channels.get(key) is channel]:
-                    del self._channels[key]
-                    closing.append(self._close(key, channel))
+        for channel in joined:
+            channel.remove(subscription, answer)
+        closing = {self._closing[key] for key in joined.values() if key in self._closing}
         if closing:
             await asyncio.wait(closing)
 
-    def _close(self, key: Hashable, channel: Channel) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(channel.close(), name=f"event_triggers: close {channel.source.label}")
+    async def _remove_session(self, source: Source, group: str, after: asyncio.Task[None] | None) -> None:
+        try:
+            with anyio.fail_after(_LEAVE_WITHIN):
+                if after is not None:
+                    await asyncio.wait({after})
+                await source.forget(self._opening(group))
+        except Exception as error:
+            log.warning(
+                "%s: what group %s left at the broker could not be removed (%s: %s)",
+                source.label,
+                group,
+                type(error).__name__,
+                error,
+            )
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        # An empty context: the hub's tasks outlive the group that happens to start them, and must not log in its name.
+        loop = asyncio.get_running_loop()
+        return contextvars.Context().run(loop.create_task, work, name=f"event_triggers: {name}")
+
+    def _wait_for_before_opening(self, key: Hashable, task: asyncio.Task[None]) -> None:
         self._closing[key] = task
         task.add_done_callback(lambda _: self._closing.pop(key, None) if self._closing.get(key) is task else None)
-        return task
 
-    async def forget(self, group: str, sources: Iterable[Source]) -> None:
-        """The group has ended for good: remove what it left at the brokers. Never raises; what fails is logged."""
-        distinct = {(type(source), source.key(group)): source for source in sources}
-        for key, source in distinct.items():
-            if key in self._channels:
-                continue  # somebody else (a new try of the same group) listens already
-            try:
-                with anyio.fail_after(_LEAVE_WITHIN):
-                    await source.forget(self._opening(group))
-            except Exception as error:
-                log.warning(
-                    "%s: what this group left at the broker could not be removed (%s: %s)", source.label, type(error).__name__, error
-                )
 
-    def statistics(self) -> HubStatistics:
-        """What all channels have done so far."""
-        return HubStatistics(tuple(channel.statistics() for channel in self._channels.values()))
+def _key(source: Source, group: str) -> Hashable:
+    return (type(source), source.key(group))

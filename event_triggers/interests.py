@@ -1,24 +1,20 @@
-"""Which of a channel's entries want a message: the patterns through an index, callables by asking them.
-
-A callable is a user's code: it runs in a thread, one message at a time and for a bounded time, so that one that raises, blocks
-or never returns costs its own event that message and nothing else.
-"""
+"""Which of a channel's entries want a message: the patterns through an index, callables by asking them."""
 
 from __future__ import annotations
 
 import logging
 
 import anyio
-import anyio.to_thread
 
+from event_triggers.callables import CallableError, Callables, MatchCallable
 from event_triggers.matching import PatternIndex
 from event_triggers.message import UNDECODABLE, Message
 from event_triggers.subscription import Entry
 
-__all__ = ["CALLABLE_TIMEOUT", "InterestIndex"]
+__all__ = ["InterestIndex"]
 
-CALLABLE_TIMEOUT = 10.0
-"""Seconds that a match callable may take for one message."""
+_COMPLAINTS_SHOWN = 20
+"""How many failures of one event's callable (or source) are logged; one that always fails must not fill the log."""
 
 
 class InterestIndex:
@@ -26,18 +22,20 @@ class InterestIndex:
 
     def __init__(self) -> None:
         self._patterns: PatternIndex[Entry] = PatternIndex()
+        self._patterned: dict[Entry, None] = {}
         self._everything: dict[Entry, None] = {}
-        self._callables: dict[Entry, None] = {}
+        self._callables: dict[Entry, MatchCallable] = {}
 
     def __len__(self) -> int:
-        return len(self._patterns) + len(self._everything) + len(self._callables)
+        return len(self._patterned) + len(self._everything) + len(self._callables)
 
     def add(self, entry: Entry) -> None:
         """Look for this entry's messages from now on."""
         if entry.interest.accepts is not None:
-            self._callables[entry] = None
+            self._callables[entry] = entry.interest.accepts
         elif entry.interest.pattern is not None:
             self._patterns.add(entry.interest.pattern, entry)
+            self._patterned[entry] = None
         else:
             self._everything[entry] = None
 
@@ -45,58 +43,82 @@ class InterestIndex:
         """Stop looking; nothing happens when the entry is not here."""
         self._everything.pop(entry, None)
         self._callables.pop(entry, None)
-        if entry in self._patterns:
+        if entry in self._patterned:
+            del self._patterned[entry]
             self._patterns.remove(entry)
-
-    @property
-    def asks(self) -> bool:
-        """Whether some entries have callables, so that :meth:`asking` must be awaited too."""
-        return bool(self._callables)
 
     def matching(self, message: Message) -> list[Entry]:
         """The entries that want this message, as far as data can tell."""
         found = list(self._everything)
-        if len(self._patterns):
+        if self._patterned:
             document = message.document
             if document is not UNDECODABLE:
                 found += self._patterns.matching(document)
-        return [entry for entry in found if entry.admits(message)]
+        return [entry for entry in found if _wants(entry, message)]
 
-    async def asking(self, message: Message, threads: anyio.CapacityLimiter) -> list[Entry]:
-        """The entries whose callables want this message."""
-        found = []
-        for entry in [entry for entry in self._callables if entry.admits(message)]:
-            if await _ask(entry, message, threads) and entry in self._callables:
-                found.append(entry)
-        return found
+    async def agreeing(self, message: Message, callables: Callables) -> list[Entry]:
+        """The entries whose callables want this message.
+
+        Each callable is asked once, for however many entries; entries that come while others are asked are asked too.
+        So what is returned is the whole truth about the entries that are here at the time.
+        """
+        verdicts: dict[MatchCallable, bool] = {}
+        while unasked := self._unasked(message, verdicts):
+            async with anyio.create_task_group() as group:
+                for accepts, entries in unasked.items():
+                    group.start_soon(_ask, accepts, entries, message, callables, verdicts, name="event_triggers: ask")
+        return [entry for entry, accepts in self._callables.items() if verdicts.get(accepts) and _wants(entry, message)]
+
+    def _unasked(self, message: Message, verdicts: dict[MatchCallable, bool]) -> dict[MatchCallable, list[Entry]]:
+        unasked: dict[MatchCallable, list[Entry]] = {}
+        for entry, accepts in self._callables.items():
+            if accepts not in verdicts and _wants(entry, message):
+                unasked.setdefault(accepts, []).append(entry)
+        return unasked
 
     def unreadable(self, message: Message) -> bool:
-        """Whether entries here look into bodies and this one cannot be looked into."""
-        return len(self._patterns) > 0 and message.body is not None and message.document is UNDECODABLE
+        """Whether an entry here would have to look into this body and cannot."""
+        if not self._patterned or message.body is None or message.document is not UNDECODABLE:
+            return False
+        return any(_wants(entry, message) for entry in self._patterned)
 
 
-async def _ask(entry: Entry, message: Message, threads: anyio.CapacityLimiter) -> bool:
-    accepts = entry.interest.accepts
-    assert accepts is not None  # noqa: S101 - only entries with a callable are asked
-    name = entry.interest.name
+async def _ask(
+    accepts: MatchCallable,
+    entries: list[Entry],
+    message: Message,
+    callables: Callables,
+    verdicts: dict[MatchCallable, bool],
+) -> None:
     try:
-        with anyio.fail_after(CALLABLE_TIMEOUT):
-            return bool(await anyio.to_thread.run_sync(accepts, message, abandon_on_cancel=True, limiter=threads))
-    except TimeoutError:
-        entry.subscription.tell(
-            logging.ERROR,
-            "event %s: its match callable took longer than %.0f s for %s; the message does not count for it",
-            name,
-            CALLABLE_TIMEOUT,
-            message,
-        )
+        verdicts[accepts] = await callables.ask(accepts, message)
+    except CallableError as error:
+        verdicts[accepts] = False
+        for entry in entries:
+            _complain(entry, f"its match callable {error}", message)
+
+
+def _wants(entry: Entry, message: Message) -> bool:
+    """Whether everything but pattern and callable speaks for this message."""
+    if not entry.open_for(message):
+        return False
+    try:
+        return entry.admits(message)
     except Exception as error:
-        entry.subscription.tell(
-            logging.ERROR,
-            "event %s: its match callable raised %s: %s for %s; the message does not count for it",
-            name,
-            type(error).__name__,
-            error,
-            message,
-        )
-    return False
+        _complain(entry, f"its source's routes() raised {type(error).__name__}: {error}", message)
+        return False
+
+
+def _complain(entry: Entry, what: str, message: Message) -> None:
+    entry.complaints += 1
+    if entry.complaints > _COMPLAINTS_SHOWN:
+        return
+    more = "; further failures are not logged" if entry.complaints == _COMPLAINTS_SHOWN else ""
+    entry.subscription.tell(
+        logging.ERROR,
+        "event %s: %s for %s; the message does not count for it%s",
+        entry.interest.name,
+        what,
+        message,
+        more,
+    )

@@ -1,7 +1,7 @@
 """Event patterns: what a document must hold, said in data.
 
-A pattern is a mapping in the form of `EventBridge event patterns`_: its leaves are lists of allowed values, its inner nodes
-mirror the document. Here the leaves are exact values: strings, numbers, ``true``, ``false``, ``null``.
+A pattern is a mapping in the form of `EventBridge event patterns`_: its leaves are lists of allowed values, its inner
+nodes mirror the document. Here the leaves are exact values: strings, numbers, ``true``, ``false``, ``null``.
 
 * A field of the pattern must be in the document and hold one of the allowed values; fields the pattern does not name do
   not matter. A scalar leaf is a list of one.
@@ -9,9 +9,9 @@ mirror the document. Here the leaves are exact values: strings, numbers, ``true`
 * Numbers are compared as numbers (``1`` is ``1.0``), and are neither strings nor booleans.
 
 :func:`matches` is the plain reading of these rules. :class:`PatternIndex` finds the patterns that a document matches
-without trying them all: patterns are grouped by the paths they look at (their *shape*), and each group is a hash table from
-the values at those paths to the patterns that allow them. A document costs one look-up per shape, however many patterns there
-are.
+without trying them all: patterns are grouped by the paths they look at (their *shape*), and each group is a hash
+table from the values at those paths to the patterns that allow them. A document costs one look-up per shape, however
+many patterns there are.
 
 .. _EventBridge event patterns: https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-event-patterns.html
 """

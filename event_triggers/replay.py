@@ -1,28 +1,45 @@
-"""A round through the past of a log, for entries that joined after it.
+"""Rounds through the past of a log, for entries that joined after it.
 
-Flow: the channel fixes where the past begins (``since``) and where it ends (its own position when the entries joined), opens a
-second stream at the beginning, and :meth:`Round.read` dispatches from it until every partition has reached the end.
+Flow: the channel fixes where the past begins (``since``) and where it ends (its own position when the entries
+joined). A :class:`Round` opens a second stream at the beginning and dispatches from it until every partition has
+reached the end. Live messages that its entries want wait in :attr:`Round.held` meanwhile; then they are handed over,
+and the entries are live.
 
-Invariant: :attr:`Round.position` is exactly what has been dispatched, so a round whose stream breaks goes on from there.
+Invariants:
+
+* :attr:`Round.position` is exactly what has been dispatched, so a round whose stream breaks goes on from there.
+* A round ends when its past is read, or when none of its entries wants more, and opens nothing after that.
+* An entry has no more held for it than it still wants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import anyio
 
-from event_triggers.clock import Clock
+from event_triggers.backoff import Backoff
+from event_triggers.connecting import batches_of, next_batch, opened, root_cause
+from event_triggers.errors import ConfigurationError
+from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
 from event_triggers.message import Message
-from event_triggers.sources.base import LogStream, Position, Source, Stream
+from event_triggers.sources.base import LogStream, Opening, Position, Source
 from event_triggers.subscription import Entry
 
-__all__ = ["Round"]
+__all__ = ["Replays", "Round"]
 
 _LOOK_EVERY = 0.25
-"""Seconds between two looks at the position of a stream that is silent: its log may end with records nobody is shown."""
+"""Seconds between two looks at the position of a stream that is silent: its log may end with records nobody is
+shown."""
+
+_AT_ONCE = 2
+"""How many rounds of one channel run at the same time, of those for the recent past and of the others each."""
+
+Pause = Callable[[Backoff, BaseException, str], Awaitable[None]]
 
 
 class Round:
@@ -37,13 +54,20 @@ class Round:
         self.target = dict(target)
         self.index = InterestIndex()
         self.entries: dict[Entry, None] = {}
-        self.over = False
+        self.held: dict[Message, list[Entry]] = {}
+        self._dispatching = False
 
     def add(self, entry: Entry) -> None:
         """Read the past for this entry too; its live messages are held back until then."""
         self.entries[entry] = None
-        entry.held = []
         self.index.add(entry)
+        entry.past = self
+
+    def hold(self, message: Message, entry: Entry) -> None:
+        """Keep a live message until the past is through. More than the entry still wants can never reach it."""
+        if entry.held < entry.remaining:
+            entry.held += 1
+            self.held.setdefault(message, []).append(entry)
 
     def sources(self) -> list[Source]:
         """The distinct sources of the entries."""
@@ -54,34 +78,110 @@ class Round:
         end = self.target.get(message.partition)
         return end is not None and bool(message.offset < end)
 
-    async def read(
-        self,
-        stream: Stream,
-        clock: Clock,
-        dispatch: Callable[[Message, InterestIndex], Awaitable[None]],
-        room: Callable[[], Awaitable[None]],
-    ) -> None:
-        """Dispatch the past from ``stream`` until it has reached the target everywhere, or nobody wants more."""
-        assert isinstance(stream, LogStream)  # noqa: S101 - only logs have a past
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._stop_when_reached, stream, clock, group.cancel_scope, name="event_triggers: past, end")
-            async for batch in stream:
-                for message in batch:
-                    self.position[message.partition] = stream.after(message)
-                    if self.covers(message):
-                        await dispatch(message, self.index)
-                        await room()
-                self.position.update(stream.position())
-                if self._reached(stream):
-                    group.cancel_scope.cancel()
-                    break
-        self.over = True
+    async def read(self, source: Source, opening: Opening, fanout: Fanout) -> None:
+        """Open a stream where the round is, and dispatch from it until the round is over."""
+        async with opened(source, replace(opening, start=self.position)) as stream:
+            assert isinstance(stream, LogStream)  # noqa: S101 - opened() has looked
+            for watched in self.sources():
+                await stream.watch(watched)
+            self._dispatching = False
+            async with anyio.create_task_group() as group:
+                # Pulling may wait for ever at the end of a log, so somebody else must see that it is the end.
+                group.start_soon(self._look, stream, opening, group.cancel_scope, name=f"{source.label}, end of past")
+                await self._read(stream, source, fanout)
+                group.cancel_scope.cancel()
 
-    async def _stop_when_reached(self, stream: LogStream, clock: Clock, scope: anyio.CancelScope) -> None:
-        while not self._reached(stream):
-            await clock.sleep(_LOOK_EVERY)
+    async def _read(self, stream: LogStream, source: Source, fanout: Fanout) -> None:
+        async with batches_of(stream) as batches:
+            while not self.over(stream):
+                batch = await next_batch(batches, source)
+                self._dispatching = True
+                for message in batch:
+                    if self.covers(message):
+                        agreed = await fanout.ask(message, self.index)
+                        fanout.dispatch(message, self.index, agreed, live=False)
+                    self.position[message.partition] = stream.after(message)
+                    await fanout.load.room()
+                self.position.update(stream.position())
+                self._dispatching = False
+                await asyncio.sleep(0)
+
+    async def _look(self, stream: LogStream, opening: Opening, scope: anyio.CancelScope) -> None:
+        while not self.over(stream):
+            await opening.clock.sleep(_LOOK_EVERY)
         scope.cancel()
 
-    def _reached(self, stream: LogStream) -> bool:
-        position = {**stream.position(), **self.position}
-        return not len(self.index) or all(position.get(p, end) >= end for p, end in self.target.items())
+    def over(self, stream: LogStream | None = None) -> bool:
+        """Whether the past is read, as far as ``stream`` has got, or nobody wants more of it."""
+        if not len(self.index):
+            return True
+        # A stream is ahead of what it has yielded for as long as that is being dispatched.
+        position = self.position if stream is None or self._dispatching else stream.position()
+        return not self._dispatching and all(position.get(p, end) >= end for p, end in self.target.items())
+
+
+class Replays:
+    """The rounds of one channel.
+
+    :param source: opens the streams.
+    :param opening: how; where they start is the rounds' business.
+    :param pause: waits after a failure, and says so.
+    :param fail: ends the channel, when its source can never be opened as it is configured.
+    """
+
+    def __init__(
+        self, source: Source, opening: Opening, fanout: Fanout, pause: Pause, fail: Callable[[BaseException], None]
+    ) -> None:
+        self._source = source
+        self._opening = opening
+        self._fanout = fanout
+        self._pause = pause
+        self._fail = fail
+        self._rounds: set[Round] = set()
+        # Who asks for the recent past shall not wait for those who ask for last week.
+        self._limits = {recent: anyio.Semaphore(_AT_ONCE) for recent in (False, True)}
+
+    def begin(self, past: Round, group: anyio.abc.TaskGroup, *, recent: bool) -> None:
+        """Read a round's past in a task of its own."""
+        self._rounds.add(past)
+        group.start_soon(self._run, past, recent, name=f"event_triggers: {self._source.label}, past")
+
+    def discard(self, entry: Entry) -> None:
+        """This entry wants nothing more."""
+        for past in self._rounds:
+            past.index.discard(entry)
+
+    async def _run(self, past: Round, recent: bool) -> None:
+        backoff = Backoff()
+        async with self._limits[recent]:
+            while not past.over():
+                before = dict(past.position)
+                try:
+                    await past.read(self._source, self._opening, self._fanout)
+                    break
+                except Exception as error:
+                    cause = root_cause(error)
+                    if isinstance(cause, ConfigurationError):
+                        self._fail(cause)
+                        return
+                    if past.position != before:
+                        backoff.reset()
+                    await self._pause(backoff, cause, "reading what was missed")
+        self._end(past)
+
+    def _end(self, past: Round) -> None:
+        # Nothing is awaited here: no live message may overtake those that were held.
+        self._rounds.discard(past)
+        for entry in past.entries:
+            entry.past = None
+            entry.held = 0
+        for message, entries in past.held.items():
+            self._fanout.hand_out(message, entries, live=False)
+        now_live(past.entries)
+
+
+def now_live(entries: Iterable[Entry]) -> None:
+    """These entries see every message from now on."""
+    for entry in entries:
+        entry.live = True
+        entry.subscription.changed()

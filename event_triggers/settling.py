@@ -1,103 +1,135 @@
 """Telling a queue how its messages ended: collected, sent together, tried again when the broker did not hear.
 
-Invariant: what is added is told to a broker's stream and not dropped before :data:`MOST_TRIES` attempts; then its group is
-released from waiting for it, and the log says so. A message that the broker was not told of comes again, and is known then.
+Invariants:
+
+* What is added is told to a stream. Acknowledgements are tried :data:`MOST_TRIES` times, on the next stream if need be;
+  other outcomes once, because what is not told comes again by itself.
+* :attr:`Due.done` is called exactly once for whatever is added: when it was told, or when it is given up.
+
+A message that the broker was not told of comes again; the fan-out knows it then and acknowledges it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import anyio
 
+from event_triggers.backoff import Backoff
+from event_triggers.clock import Clock
 from event_triggers.message import Message
 from event_triggers.sources.base import Outcome, Settlement, Stream
-from event_triggers.subscription import Handout
 
-__all__ = ["MOST_TRIES", "Settler"]
+__all__ = ["MOST_TRIES", "Due", "Settler"]
 
 MOST_TRIES = 3
+"""How often a broker is asked to acknowledge the same message."""
+
+SETTLE_WITHIN = 30.0
+"""Seconds that one call to the broker may take."""
+
 _LAST_FLUSH = 5.0
 """Seconds that a closing connection may take to tell the broker what is still due."""
 
 
-class _Teller(Protocol):
-    def tell(self, level: int, text: str, *args: object) -> None: ...
-
-
 @dataclass(slots=True, eq=False)
-class _Due:
+class Due:
+    """One message that the broker is to be told of."""
+
     message: Message
     outcome: Outcome
-    handout: Handout | None
+    done: Callable[[], None]
     tries: int = 0
-
-    def done(self) -> None:
-        if self.handout is not None:
-            for delivery in self.handout.deliveries:
-                delivery.settlement_done()
 
 
 class Settler:
-    """What a channel still has to tell its broker."""
+    """What a channel still has to tell its broker.
 
-    def __init__(self) -> None:
-        self._due: list[_Due] = []
+    :param label: the stream, for logs.
+    :param tell: writes into the logs of those whom it concerns.
+    :param clock: the time to go by.
+    """
+
+    def __init__(self, label: str, tell: Callable[..., None], clock: Clock) -> None:
+        self._label = label
+        self._tell = tell
+        self._clock = clock
+        self._due: list[Due] = []
         self._something = asyncio.Event()
+        self._over = False
 
-    def add(self, message: Message, outcome: Outcome, handout: Handout | None = None) -> None:
-        """Tell the broker about this message soon."""
-        self._due.append(_Due(message, outcome, handout))
+    def add(self, message: Message, outcome: Outcome, done: Callable[[], None]) -> None:
+        """Tell the broker about this message soon, and call ``done`` when it needs no more care."""
+        if self._over:
+            done()
+            return
+        self._due.append(Due(message, outcome, done))
         self._something.set()
 
-    async def run(self, stream: Stream, teller: _Teller) -> None:
+    async def run(self, stream: Stream) -> None:
         """Tell whatever comes, over this stream, for as long as it lives."""
+        backoff = Backoff(most=5.0)
         while True:
-            await self._something.wait()
-            self._something.clear()
-            await self._flush(stream, teller)
-
-    async def _flush(self, stream: Stream, teller: _Teller) -> None:
-        due, self._due = self._due, []
-        if not due:
-            return
-        told = False
-        try:
-            await stream.settle([Settlement(one.message, one.outcome) for one in due])
-            told = True
-        except Exception as error:
-            teller.tell(
-                logging.WARNING,
-                "the broker could not be told how %d messages ended (%s: %s); the first is %s",
-                len(due),
-                type(error).__name__,
-                error,
-                due[0].message,
-            )
-        finally:
-            self._after(due, told)
-
-    def _after(self, due: list[_Due], told: bool) -> None:
-        for one in due:
-            one.tries += 1
-            # Only an acknowledgement is worth repeating: whatever else is not told comes again by itself.
-            if told or one.outcome is not Outcome.ACCEPTED or one.tries >= MOST_TRIES:
-                one.done()
+            if not self._due:
+                self._something.clear()
+                await self._something.wait()
+            if await self._flush(stream):
+                backoff.reset()
             else:
-                self._due.append(one)
-        if self._due:
-            self._something.set()
+                await self._clock.sleep(backoff.next())
 
-    async def last_flush(self, stream: Stream, teller: _Teller) -> None:
+    async def last_flush(self, stream: Stream) -> None:
         """The connection closes: tell what is due, in bounded time, whoever is cancelling us."""
         with anyio.move_on_after(_LAST_FLUSH, shield=True):
-            await self._flush(stream, teller)
+            await self._flush(stream, counts=False)
 
     def give_up(self) -> None:
         """The channel ends: nobody shall wait for what is still due."""
+        self._over = True
         due, self._due = self._due, []
         for one in due:
+            one.done()
+
+    async def _flush(self, stream: Stream, *, counts: bool = True) -> bool:
+        """Tell all that is due; ``False`` when the broker did not hear.
+
+        :param counts: whether a failure is one of the tries.
+        """
+        due, self._due = self._due, []
+        if not due:
+            return True
+        try:
+            with anyio.fail_after(SETTLE_WITHIN):
+                await stream.settle([Settlement(one.message, one.outcome) for one in due])
+        except Exception as error:
+            self._failed(due, error, counts)
+            return False
+        except BaseException:
+            # Cancelled: whether the broker has heard is unknown, and settling twice is harmless.
+            self._due = due + self._due
+            raise
+        for one in due:
+            one.done()
+        return True
+
+    def _failed(self, due: list[Due], error: Exception, counts: bool) -> None:
+        for one in due:
+            one.tries += counts
+        again = [one for one in due if one.outcome is Outcome.ACCEPTED and one.tries < MOST_TRIES]
+        over = [one for one in due if one.outcome is not Outcome.ACCEPTED or one.tries >= MOST_TRIES]
+        self._tell(
+            logging.WARNING,
+            "%s: the broker could not be told how %d messages ended (%s: %s); the first is %s; %s",
+            self._label,
+            len(due),
+            type(error).__name__,
+            str(error) or "no answer in time",
+            due[0].message,
+            f"{len(again)} will be told again, {len(over)} will be delivered again",
+        )
+        self._due = again + self._due
+        for one in over:
             one.done()

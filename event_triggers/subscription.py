@@ -1,14 +1,14 @@
 """What one group sees of the hub: the deliveries that are its own, and how it answers them.
 
-Flow: a channel offers a message to the subscription, which becomes one :class:`Delivery` however many events of the group it
-satisfies; the group records it and calls :meth:`Delivery.accept`; the channel is told once every group has answered.
+Flow: a channel offers a message to the subscription, which becomes one :class:`Delivery` however many events of the
+group it satisfies; the group records it and calls :meth:`Delivery.accept`, which tells the channel.
 
 Invariants:
 
-* An event is handed at most as many messages as it still wants (:attr:`Entry.remaining` counts down when a message is handed
-  over, not when it is recorded), so what a group holds in memory is bounded by what it asked for.
-* Every delivery is answered exactly once: accepted, declined (the group is over and does not want it) or abandoned (the group
-  leaves without having recorded it). Leaving answers all that is open.
+* An event is handed at most as many messages as it still wants (:attr:`Entry.remaining` counts down when a message is
+  handed over, not when it is recorded), so what a group holds in memory is bounded by what it asked for.
+* Every delivery is answered exactly once: accepted, declined (the group is over and does not want it) or abandoned (the
+  group leaves without having recorded it). Leaving answers all that is open.
 
 Nothing here survives a restart: the group subscribes again with what it still misses.
 """
@@ -23,15 +23,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from event_triggers.message import Message
 from event_triggers.sources.base import Outcome, Source
 
-if TYPE_CHECKING:
-    from event_triggers.channel import Channel
-
-__all__ = ["Answer", "Delivery", "Entry", "Interest", "Subscription"]
+__all__ = ["Answer", "Delivery", "Entry", "Handout", "Interest", "Responder", "Subscription"]
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +50,8 @@ class Interest:
     :param pattern: the body must match this; ``None`` takes every body.
     :param accepts: a callable that must agree; runs in a thread of its own.
     :param count: how many messages are still wanted; 0 wants none but knows ``recorded`` again.
-    :param since: messages stamped before do not count; in a log, reading starts here (``None``: behind the newest message).
+    :param since: messages stamped before do not count; in a log, reading starts here (``None``: behind the newest
+        message).
     :param recorded: ids of messages that were recorded before; when a queue delivers one again it is acknowledged.
     """
 
@@ -66,21 +64,48 @@ class Interest:
     recorded: frozenset[str] = frozenset()
 
 
+class Past(Protocol):
+    """The reading of what an entry has missed."""
+
+    def hold(self, message: Message, entry: Entry) -> None:
+        """Keep a live message until the past is through, so that order is kept."""
+
+
+class Responder(Protocol):
+    """The channel, as a group sees it."""
+
+    def drop(self, entry: Entry) -> None:
+        """This entry is wanted no longer."""
+
+    def answered(self, delivery: Delivery, handout: Handout) -> None:
+        """A group has answered."""
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
     """An interest, as the index of a channel holds it."""
 
     subscription: Subscription
     interest: Interest
-    remaining: int
+    remaining: int = field(init=False)
     live: bool = False
-    held: list[Message] | None = None
-    """While the past is read for this entry, live messages wait here so that order is kept."""
+    """Whether it sees every message from now on."""
+    past: Past | None = None
+    """While what it missed is read, live messages are held there."""
+    held: int = 0
+    """How many are."""
     seen: set[str] = field(init=False)
     """Ids that were taken, or recorded before; a broker may deliver one again."""
+    complaints: int = 0
+    """How often its callable or source has failed."""
 
     def __post_init__(self) -> None:
+        self.remaining = self.interest.count
         self.seen = set(self.interest.recorded)
+
+    def open_for(self, message: Message) -> bool:
+        """Whether more is wanted, and this is none that was taken before."""
+        return self.remaining > 0 and message.id not in self.seen
 
     def took(self, message: Message) -> None:
         """Count this message."""
@@ -103,7 +128,6 @@ class Handout:
     open: int = 0
     accepted: bool = False
     abandoned: bool = False
-    deliveries: list[Delivery] = field(default_factory=list)
 
     @property
     def outcome(self) -> Outcome:
@@ -116,43 +140,53 @@ class Handout:
 class Delivery:
     """A message handed to one group, for one or several of its events."""
 
-    __slots__ = ("_answered", "_channel", "_handout", "_subscription", "events", "message")
+    __slots__ = ("_answered", "_handout", "_responder", "_subscription", "events", "message")
 
     def __init__(
-        self, handout: Handout, events: tuple[str, ...], subscription: Subscription, channel: Channel
+        self, handout: Handout, events: tuple[str, ...], subscription: Subscription, responder: Responder
     ) -> None:
         self.message = handout.message
         self.events = events
         self._handout = handout
         self._subscription = subscription
-        self._channel = channel
+        self._responder = responder
         self._answered = False
 
     def accept(self) -> None:
         """It is recorded: the broker may forget it. Twice is the same as once."""
-        self._answer(Answer.ACCEPTED)
+        self.answer(Answer.ACCEPTED)
 
     def decline(self) -> None:
         """The group does not need it after all."""
-        self._answer(Answer.DECLINED)
+        self.answer(Answer.DECLINED)
 
     def abandon(self) -> None:
-        """The group leaves before it could record it."""
-        self._answer(Answer.ABANDONED)
+        """The group leaves before it could record it: its queue is to deliver it again, to whoever waits then."""
+        self.answer(Answer.ABANDONED)
+
+    def answer(self, answer: Answer) -> None:
+        """Say how it ended. Only the first answer counts."""
+        if self._answered:
+            return
+        self._answered = True
+        self._handout.accepted |= answer is Answer.ACCEPTED
+        self._handout.abandoned |= answer is Answer.ABANDONED
+        self._handout.open -= 1
+        self._subscription.answered(self)
+        self._responder.answered(self, self._handout)
+
+    def is_from(self, responder: Responder) -> bool:
+        """Whether it came over this channel."""
+        return self._responder is responder
+
+    @property
+    def subscription(self) -> Subscription:
+        """The group's."""
+        return self._subscription
 
     def settlement_done(self) -> None:
         """The broker has been told, or need not be."""
         self._subscription.settlement_done()
-
-    def _answer(self, answer: Answer) -> None:
-        if self._answered:
-            return
-        self._answered = True
-        self._subscription.answered(self)
-        self._handout.accepted |= answer is Answer.ACCEPTED
-        self._handout.abandoned |= answer is Answer.ABANDONED
-        self._handout.open -= 1
-        self._channel.answered(self._handout)
 
 
 class Subscription:
@@ -163,7 +197,7 @@ class Subscription:
 
     def __init__(self, group: str) -> None:
         self.group = group
-        self.entries: list[tuple[Channel, Entry]] = []
+        self.entries: list[tuple[Responder, Entry]] = []
         self.over = False
         """Set when the group has ended for good; what it leaves open is then declined instead of abandoned."""
         self._inbox: deque[Delivery] = deque()
@@ -185,11 +219,17 @@ class Subscription:
         return deliveries
 
     async def live(self) -> None:
-        """Wait until every stream is open and the past has been read, so that nothing can be missed any more."""
-        await self._wait_for(lambda: all(entry.live or not entry.interest.count for _, entry in self.entries))
+        """Wait until nothing can be missed any more: every stream that is needed is open, and its past is read.
+
+        :raises ConfigurationError: when one of the streams can never be opened as it is configured.
+        """
+        await self._wait_for(lambda: all(entry.live or entry.remaining <= 0 for _, entry in self.entries))
 
     async def settled(self) -> None:
-        """Wait until the brokers have been told of everything this group has answered."""
+        """Wait until the brokers have been told of what this group has answered, or that is given up.
+
+        What other groups have not answered yet is theirs to see through, and not waited for.
+        """
         await self._wait_for(lambda: not self._unsettled)
 
     async def _wait_for(self, condition: Callable[[], bool]) -> None:
@@ -201,15 +241,16 @@ class Subscription:
 
     def drop(self, event: str) -> None:
         """This event is wanted no longer (a person marked its marker)."""
-        for channel, entry in self.entries:
+        for responder, entry in self.entries:
             if entry.interest.name == event:
-                channel.drop(entry)
+                responder.drop(entry)
 
-    def offer(self, handout: Handout, names: Sequence[str], channel: Channel) -> None:
-        """Take a message in. Only channels call this."""
-        delivery = Delivery(handout, tuple(names), self, channel)
+    # For channels and the hub only.
+
+    def offer(self, handout: Handout, names: Sequence[str], responder: Responder) -> None:
+        """Take a message in."""
+        delivery = Delivery(handout, tuple(names), self, responder)
         handout.open += 1
-        handout.deliveries.append(delivery)
         self._open[delivery] = None
         self._unsettled += 1
         self._inbox.append(delivery)
@@ -224,8 +265,8 @@ class Subscription:
         self._unsettled -= 1
         self._changed.set()
 
-    def went_live(self) -> None:
-        """One more entry has caught up."""
+    def changed(self) -> None:
+        """Somebody who waits may have what he waits for."""
         self._changed.set()
 
     def fail(self, error: BaseException) -> None:
@@ -233,10 +274,14 @@ class Subscription:
         self._error = error
         self._changed.set()
 
+    def owes(self, responder: Responder) -> bool:
+        """Whether something of this channel is not answered yet."""
+        return any(delivery.is_from(responder) for delivery in self._open)
+
     def answer_all(self, answer: Answer) -> None:
         """Answer everything still open; the group is leaving."""
         for delivery in list(self._open):
-            delivery._answer(answer)
+            delivery.answer(answer)
         self._inbox.clear()
 
     def tell(self, level: int, text: str, *args: object) -> None:

@@ -1,0 +1,200 @@
+"""The fan-out of one channel: from a message to the groups that want it, and from their answers back to the broker.
+
+Flow::
+
+    ask (callables, may take time) -> dispatch: index -> hand_out -> groups ... answered -> settler -> broker
+
+Invariants:
+
+* :meth:`Fanout.dispatch` and :meth:`Fanout.hand_out` await nothing, so a message is offered to everybody or to nobody.
+* Every message that a queue delivered is settled exactly once, after every group it was handed to has answered. A
+  copy that comes while it is under way only renews its receipt (and is offered to those who have come since).
+* A copy that comes after it was acknowledged is acknowledged and handed to nobody. A copy of one that some group
+  recorded before it came here (:attr:`Interest.recorded`) is that group's no more, but others may still need it.
+
+What is remembered of acknowledged messages does not survive a restart; a group brings along what it has recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from event_triggers.callables import Callables
+from event_triggers.clock import Clock
+from event_triggers.interests import InterestIndex
+from event_triggers.load import Load
+from event_triggers.message import Message
+from event_triggers.settling import Settler
+from event_triggers.sources.base import Outcome, Source
+from event_triggers.subscription import Delivery, Entry, Handout, Responder, Subscription
+
+__all__ = ["MOST_REMEMBERED", "Fanout"]
+
+MOST_REMEMBERED = 10_000
+"""How many recorded messages of one channel are known again when their queue delivers them once more."""
+
+_UNREADABLE_SHOWN = 20
+"""How many unreadable messages of one channel are logged one by one."""
+
+
+class Fanout:
+    """Where the messages of one channel go.
+
+    :param source: any of the channel's sources.
+    :param callables: runs match callables.
+    :param responder: whom the groups answer, the channel.
+    :param satisfied: called when an entry has all it wants.
+    :param tell: writes into the logs of all groups that listen.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        callables: Callables,
+        clock: Clock,
+        responder: Responder,
+        satisfied: Callable[[Entry], None],
+        tell: Callable[..., None],
+    ) -> None:
+        self.load = Load()
+        self.settler = Settler(source.label, tell, clock)
+        self.handed_out = 0
+        self.unanswered = 0
+        self._label = source.label
+        self._is_queue = not source.replayable
+        self._callables = callables
+        self._responder = responder
+        self._satisfied = satisfied
+        self._tell = tell
+        self._under_way: dict[str, Handout] = {}
+        self._acknowledged: dict[str, None] = {}
+        self._recorded_before: dict[str, None] = {}
+        self._unreadable = 0
+
+    # ------------------------------------------------------------------ from the broker to the groups
+
+    async def ask(self, message: Message, index: InterestIndex) -> list[Entry]:
+        """The entries whose callables want this message: true until something is awaited."""
+        if self._is_queue and message.id in self._acknowledged:
+            return []
+        return await index.agreeing(message, self._callables)
+
+    def dispatch(self, message: Message, index: InterestIndex, agreed: Sequence[Entry], *, live: bool) -> None:
+        """Hand a message out to the entries that want it, or give it back when there are none.
+
+        :param agreed: what :meth:`ask` has just given.
+        :param live: whether it came over the channel's live stream.
+        """
+        if self._is_queue and message.id in self._acknowledged:
+            self._settle(message, Outcome.ACCEPTED)
+            return
+        if self.hand_out(message, [*index.matching(message), *agreed], live=live):
+            return
+        unreadable = index.unreadable(message)
+        if unreadable:
+            self._note_unreadable(message)
+        if not self._is_queue:
+            return
+        under_way = self._under_way.get(message.id)
+        if under_way is not None:
+            # One more copy of what groups are still recording: only the newest receipt can settle it.
+            under_way.message.receipt = message.receipt
+        elif message.id in self._recorded_before:
+            self._settle(message, Outcome.ACCEPTED)
+        else:
+            self._settle(message, Outcome.REJECTED if unreadable else Outcome.RELEASED)
+
+    def hand_out(self, message: Message, entries: Iterable[Entry], *, live: bool) -> bool:
+        """Offer the message to the groups of these entries; ``False`` when none of them wants it any more."""
+        names: dict[Subscription, list[str]] = {}
+        wanted = False
+        for entry in entries:
+            if not entry.open_for(message):
+                continue
+            wanted = True
+            if live and entry.past is not None:
+                entry.past.hold(message, entry)
+                continue
+            names.setdefault(entry.subscription, []).append(entry.interest.name)
+            entry.took(message)
+            if not entry.remaining:
+                self._satisfied(entry)
+        if names:
+            handout = self._handout(message)
+            for subscription, events in names.items():
+                subscription.offer(handout, events, self._responder)
+        return wanted
+
+    def _handout(self, message: Message) -> Handout:
+        handout = self._under_way.get(message.id) if self._is_queue else None
+        if handout is not None:
+            handout.message.receipt = message.receipt
+            return handout
+        handout = Handout(message)
+        if self._is_queue:
+            self._under_way[message.id] = handout
+        self.handed_out += 1
+        self.unanswered += 1
+        self.load.take(message)
+        return handout
+
+    def _note_unreadable(self, message: Message) -> None:
+        self._unreadable += 1
+        if self._unreadable <= _UNREADABLE_SHOWN:
+            more = "; further ones are not logged" if self._unreadable == _UNREADABLE_SHOWN else ""
+            self._tell(
+                logging.WARNING,
+                "%s: the message at %s is not JSON, so no pattern can match it; it is skipped%s",
+                self._label,
+                message.position,
+                more,
+            )
+
+    # ------------------------------------------------------------------ from the groups to the broker
+
+    def answered(self, delivery: Delivery, handout: Handout) -> None:
+        """One group has answered; the last answer settles the message."""
+        if handout.open:
+            # The others see it through: this group need not wait for them.
+            delivery.settlement_done()
+            return
+        self.unanswered -= 1
+        if not self._is_queue:
+            self.load.release(handout.message)
+            delivery.settlement_done()
+            return
+        del self._under_way[handout.message.id]
+        if handout.outcome is Outcome.ACCEPTED:
+            _remember(self._acknowledged, handout.message.id)
+
+        def done() -> None:
+            self.load.release(handout.message)
+            delivery.settlement_done()
+
+        self.settler.add(handout.message, handout.outcome, done)
+
+    def know(self, recorded: Iterable[str]) -> None:
+        """A group has recorded these messages before; copies that nobody needs are to be acknowledged."""
+        if self._is_queue:
+            for identity in recorded:
+                _remember(self._recorded_before, identity)
+
+    def give_back(self, messages: Iterable[Message]) -> None:
+        """These were taken from a queue and cannot be dispatched any more."""
+        if self._is_queue:
+            for message in messages:
+                self._settle(message, Outcome.ABANDONED)
+
+    def _settle(self, message: Message, outcome: Outcome) -> None:
+        self.load.take(message)
+        self.settler.add(message, outcome, lambda: self.load.release(message))
+
+
+def _remember(identities: dict[str, None], identity: str) -> None:
+    """The newest ones are kept: a copy that comes late is rare, and one that is not known is only handed out again."""
+    identities.pop(identity, None)
+    identities[identity] = None
+    if len(identities) > MOST_REMEMBERED:
+        del identities[next(iter(identities))]
