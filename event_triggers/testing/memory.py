@@ -34,8 +34,9 @@ class MemorySource(Source):
         return self.channel
 
     def validate(self) -> None:
-        if not isinstance(self.channel, str) or not self.channel:
-            raise InvalidEventError(f"{type(self).__name__} needs the name of a channel, not {self.channel!r}")
+        channel: object = self.channel  # nothing has checked yet what the author wrote
+        if not isinstance(channel, str) or not channel:
+            raise InvalidEventError(f"{type(self).__name__} needs the name of a channel, not {channel!r}")
 
 
 @dataclass(frozen=True)
@@ -235,8 +236,8 @@ class _QueueStream(_MemoryStream):
         for name in dict.fromkeys(source.channel for source in self.sources):
             channel = self.broker.channel(name)
             session = channel.session(self._session)
-            for number in session.take(len(channel.records), size - len(batch), self):
-                batch.append(_queue_message(name, channel.records[number], session.attempts[number]))
+            taken = session.take(len(channel.records), size - len(batch), self)
+            batch += [_queue_message(name, channel.records[number], session.attempts[number]) for number in taken]
         return batch
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:

@@ -71,8 +71,9 @@ class Bare(Source):
 
 class Silent(Stream):
     async def __aiter__(self) -> AsyncIterator[list[Message]]:
-        return
-        yield []
+        nothing: tuple[list[Message], ...] = ()
+        for batch in nothing:
+            yield batch
 
 
 class SilentLog(Silent, LogStream):
