@@ -15,6 +15,7 @@ import pytest
 from servers.airflow import Airflow
 from servers.airflow_client import AirflowClient
 from servers.postgres import Postgres, find_binaries
+from tests.airflow.brokers import Brokers, running_brokers
 from tests.support import missing
 
 ROOT = Path(__file__).parents[2]
@@ -47,3 +48,11 @@ def airflow(postgres: Postgres) -> Iterator[Airflow]:
 def client(airflow: Airflow) -> AirflowClient:
     """The REST API as user ``admin``."""
     return airflow.client("admin")
+
+
+@pytest.fixture(scope="session")
+def brokers(client: AirflowClient) -> Iterator[Brokers]:
+    """Apache Kafka, moto and Mosquitto, known to Airflow."""
+    with running_brokers() as running:
+        running.connect(client)
+        yield running

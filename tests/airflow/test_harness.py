@@ -79,7 +79,7 @@ def test_connections_change_while_airflow_runs(client: AirflowClient) -> None:
 def test_a_broken_dag_file_is_named_by_the_wait(airflow: Airflow, client: AirflowClient) -> None:
     broken = airflow.scratch / "broken.py"
     broken.write_text("from airflow.sdk import DAG\nraise RuntimeError('this file is broken')\n")
-    wait_for(client.import_errors, what="an import error")
+    wait_for(lambda: "broken.py" in "".join(client.import_errors()), what="an import error of broken.py")
     with pytest.raises(TimedOut, match="this file is broken"):
         client.wait_parsed("broken", timeout=0)
     broken.unlink()

@@ -1,0 +1,55 @@
+"""What Airflow reads through its entry point: the provider's name, its connection types and its options in airflow.cfg."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from event_triggers import __version__
+
+__all__ = ["get_provider_info"]
+
+
+def get_provider_info() -> dict[str, Any]:
+    """The description that Airflow's provider manager asks for."""
+    return {
+        "package-name": "airflow-event-triggers",
+        "name": "Event Triggers",
+        "description": "One deferrable sensor waits for many messages; one marker task shows each of them.",
+        "versions": [__version__],
+        "connection-types": [
+            {
+                "connection-type": "mqtt",
+                "hook-name": "MQTT",
+                "hook-class-name": "event_triggers.hooks.mqtt.MqttHook",
+            }
+        ],
+        "config": {"event_triggers": {"description": "Options of event_triggers.", "options": _options()}},
+    }
+
+
+def _options() -> dict[str, dict[str, Any]]:
+    return {
+        "api_conn_id": _option(
+            "The connection by which triggers reach Airflow's own REST API to mark tasks: its address, and as whom.\n"
+            "Where there is no such connection, the address of Airflow's configuration is used without credentials.",
+            default="airflow_api_default",
+            example="airflow_api_marker",
+        ),
+        "payload_limit": _option(
+            "A message whose payload is longer than this, in bytes as JSON, is kept as a reference to its place at\n"
+            "the broker instead of whole, as its marker's XCom.",
+            type_="integer",
+            default="49152",
+            example="65536",
+        ),
+    }
+
+
+def _option(description: str, *, default: str, example: str, type_: str = "string") -> dict[str, Any]:
+    return {
+        "description": description,
+        "type": type_,
+        "default": default,
+        "example": example,
+        "version_added": "0.1.0",
+    }
