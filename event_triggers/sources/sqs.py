@@ -98,7 +98,8 @@ class SqsQueue(Source):
         return queue_name(self.queue)
 
     def validate(self) -> None:
-        if not isinstance(self.queue, str) or not self.queue.strip():
+        queue: object = self.queue
+        if not isinstance(queue, str) or not queue.strip():
             raise InvalidEventError("SqsQueue needs the name or the URL of a queue")
         if self.queue.startswith("arn:"):
             raise InvalidEventError(f"SqsQueue takes the name or the URL of a queue, not the ARN {self.queue!r}")
@@ -106,10 +107,11 @@ class SqsQueue(Source):
             raise InvalidEventError(
                 f"SqsQueue {self.name!r}: unmatched must be 'release' or 'delete', not {self.unmatched!r}"
             )
-        for option, value, least, most in (
+        seconds: tuple[tuple[str, object, int, int], ...] = (
             ("visibility_timeout", self.visibility_timeout, 1, _MOST_VISIBILITY),
             ("wait_time_seconds", self.wait_time_seconds, 1, 20),
-        ):
+        )
+        for option, value, least, most in seconds:
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise InvalidEventError(
                     f"SqsQueue {self.name!r}: {option} must be a whole number of seconds from {least} to {most}, "
@@ -233,16 +235,7 @@ class _SqsStream(Stream):
             now = self._clock.monotonic()
             due = [receipt for receipt in self._held.values() if now - receipt.since >= self._visibility / 4]
             for chunk in chunks(due):
-                try:
-                    await self._extend(chunk)
-                except Exception as error:
-                    # The next round tries again; if the connection is gone, receiving says so.
-                    log.warning(
-                        "%s: %d messages that wait to be recorded could not be kept invisible: %s",
-                        self._where,
-                        len(chunk),
-                        sqs_client.translated(error, self._where),
-                    )
+                await self._extend(chunk)
 
     async def _extend(self, chunk: Sequence[Receipt]) -> None:
         async with self._changing:
@@ -250,26 +243,38 @@ class _SqsStream(Stream):
             if not receipts:
                 return
             now = self._clock.monotonic()
-            answer = await self._client.change_message_visibility_batch(
-                QueueUrl=self._url,
-                Entries=[
-                    {"Id": str(n), "ReceiptHandle": receipt.handle, "VisibilityTimeout": self._visibility}
-                    for n, receipt in enumerate(receipts)
-                ],
-            )
+            try:
+                answer = await self._client.change_message_visibility_batch(
+                    QueueUrl=self._url,
+                    Entries=[
+                        {"Id": str(n), "ReceiptHandle": receipt.handle, "VisibilityTimeout": self._visibility}
+                        for n, receipt in enumerate(receipts)
+                    ],
+                )
+            except Exception as error:
+                # The next round tries again; if the connection is gone, receiving says so.
+                reason = sqs_client.translated(error, self._where)
+                log.warning(
+                    "%d messages that wait to be recorded could not be kept invisible: %s", len(receipts), reason
+                )
+                return
             for done in answer.get("Successful", ()):
                 receipts[int(done["Id"])].since = now
             for failed in answer.get("Failed", ()):
-                receipt = receipts[int(failed["Id"])]
-                if is_gone(failed) and receipt.held:
-                    receipt.returned = True
-                    self._drop(receipt)
-                    log.warning(
-                        "%s: message %s could not be kept invisible and will come again: %s",
-                        self._where,
-                        receipt.message_id,
-                        advice(failed),
-                    )
+                if is_gone(failed):
+                    self._lose(receipts[int(failed["Id"])], advice(failed))
+
+    def _lose(self, receipt: Receipt, reason: str) -> None:
+        if receipt.deleted:
+            return  # it was settled while we asked
+        receipt.returned = True
+        self._drop(receipt)
+        log.warning(
+            "%s: message %s could not be kept invisible and will come again: %s",
+            self._where,
+            receipt.message_id,
+            reason,
+        )
 
     def _drop(self, receipt: Receipt) -> None:
         if self._held.get(receipt.message_id) is receipt:
