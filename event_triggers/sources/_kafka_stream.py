@@ -65,6 +65,8 @@ class KafkaStream(LogStream):
         self._clock = clock
         self._label = f"kafka {','.join(topics)} (connection {client.settings.conn_id!r})"
         self._next: dict[str, int] = {}
+        self._oldest: dict[str, int] = {}
+        """Where partitions began when that was last asked; logs only lose their beginnings."""
         self._places: dict[Partition, _Place] = {}
         self._generation = -1
         self._ids: dict[str, bytes] = {}
@@ -75,6 +77,7 @@ class KafkaStream(LogStream):
         self._noted = clock.monotonic()
         self._silence = _Silence(client.settings.request_timeout + _SLACK, self._label)
         self._has_time_index = False
+        """Whether the broker was seen to know when messages were stamped; an empty log does not tell."""
 
     # ------------------------------------------------------------------ the contract
 
@@ -91,6 +94,9 @@ class KafkaStream(LogStream):
             if headless:
                 raise StreamError(f"{self._label}: no broker leads {', '.join(headless)}, so its end cannot be known")
             self._next = {_name(one): offset for one, offset in (await self._client.ends(partitions)).items()}
+            # Now, because every answer waits for the fetch that was asked before, and nothing is fetched yet.
+            await self._learn_beginnings(partitions)
+            await self._look_for_index([one for one in partitions if self._has_past(_name(one))])
         else:
             self._next = {name: int(offset) for name, offset in start.items()}
         await self._follow()
@@ -112,27 +118,30 @@ class KafkaStream(LogStream):
     async def locate(self, since: datetime) -> Position:
         # Rounded up: Kafka's stamps have no microseconds, so this is the first that is not before.
         milliseconds = max(0, -((_EPOCH - since) // timedelta(milliseconds=1)))
-        partitions = list(self._places)
-        # The ends first: what arrives while we look lies behind them, so it cannot be passed over.
-        ends = await self._client.ends(partitions)
-        found = await self._client.first_since(partitions, milliseconds)
-        offsets = {one: offset if offset is not None else ends[one] for one, offset in found.items()}
-        unknown = [one for one, offset in found.items() if offset is None]
+        # Where nothing is found, all that lies before this position is older, and what lies behind it will be yielded.
+        offsets = dict(self._next)
+        found = await self._client.first_since(self._places, milliseconds)
+        offsets.update({_name(one): offset for one, offset in found.items() if offset is not None})
+        unknown = [one for one, offset in found.items() if offset is None and self._has_past(_name(one))]
         if unknown and not self._has_time_index:
-            offsets.update(await self._beginnings_without_index(unknown, ends))
-        return {**self._next, **{_name(one): offset for one, offset in offsets.items()}}
+            for one, offset in (await self._beginnings_without_index(unknown)).items():
+                offsets[_name(one)] = min(offset, offsets[_name(one)])
+        return offsets
 
-    async def _beginnings_without_index(
-        self, unknown: Iterable[Partition], ends: Mapping[Partition, int]
-    ) -> dict[Partition, int]:
+    def _has_past(self, name: str) -> bool:
+        """Whether messages may lie before the position of this partition."""
+        return self._next.get(name, 0) > self._oldest.get(name, -1)
+
+    async def _beginnings_without_index(self, unknown: Iterable[Partition]) -> dict[Partition, int]:
         """Where to begin if the broker cannot look moments up: at the beginning. The hub drops what is too old."""
         beginnings = await self._client.beginnings(unknown)
-        filled = [one for one, offset in beginnings.items() if offset < ends[one]]
-        known = await self._client.first_since(filled, 0)
         # Whoever finds no message since 1970 in a partition that has messages cannot look moments up.
-        if any(offset is not None for offset in known.values()):
-            self._has_time_index = True
-        return {one: beginnings[one] for one in filled if known[one] is None}
+        await self._look_for_index(beginnings)
+        return {} if self._has_time_index else beginnings
+
+    async def _look_for_index(self, partitions: Iterable[Partition]) -> None:
+        known = await self._client.first_since(partitions, 0)
+        self._has_time_index = any(offset is not None for offset in known.values())
 
     # ------------------------------------------------------------------ partitions
 
@@ -153,12 +162,17 @@ class KafkaStream(LogStream):
     async def _assign(self, partitions: Iterable[Partition]) -> None:
         partitions = sorted(partitions)
         unknown = [one for one in partitions if _name(one) not in self._next]
-        for one, offset in (await self._client.beginnings(unknown)).items():
-            self._next[_name(one)] = offset
+        await self._learn_beginnings(unknown)
+        for one in unknown:
+            self._next[_name(one)] = self._oldest[_name(one)]
         self._places = {one: self._place(one) for one in partitions}
         self._client.assign({one: self._next[_name(one)] for one in partitions})
         self._silence.restart()
         log.info("%s: reading from %s", self._label, self._next)
+
+    async def _learn_beginnings(self, partitions: Iterable[Partition]) -> None:
+        for one, offset in (await self._client.beginnings(partitions)).items():
+            self._oldest[_name(one)] = offset
 
     def _place(self, partition: Partition) -> _Place:
         topic, number = partition
@@ -198,6 +212,8 @@ class KafkaStream(LogStream):
             topic,
             {one: self._next.pop(one) for one in known},
         )
+        for one in known:
+            self._oldest.pop(one, None)
         self._places = {one: place for one, place in self._places.items() if place.topic != topic}
 
     def _look_again(self) -> None:

@@ -1,0 +1,117 @@
+"""One real Kafka for all tests of a run, topics of their own for each, and openings that reach it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
+
+from event_triggers.sources.base import BrokerConnection, Opening, Position
+from servers.kafka import KafkaCluster, KafkaListener
+from servers.process import ServerFailed
+from servers.proxy import TcpProxy
+from tests.support import missing
+
+__all__ = ["SharedKafka", "admin", "kafka_opening", "producer", "shared_kafka"]
+
+
+class SharedKafka:
+    """A broker with a listener of its own behind a proxy."""
+
+    def __init__(self) -> None:
+        listener = KafkaListener("PROXIED")
+        self.proxy = TcpProxy(listener.port)
+        # Clients are told the proxy's port, else they would walk around it after their first question.
+        behind = KafkaListener("PROXIED", port=listener.port, advertised=self.proxy.port)
+        self.cluster = KafkaCluster(listeners=[[behind]])
+
+    def start(self) -> SharedKafka:
+        try:
+            self.cluster.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        self.cluster.close()
+        self.proxy.close()
+
+    @property
+    def direct(self) -> str:
+        """``bootstrap.servers`` that do not go through the proxy."""
+        return self.cluster.bootstrap
+
+    def opening(self, *, start: Position | None = None, **extra: Any) -> Opening:
+        """Through the proxy."""
+        return kafka_opening(self.proxy.address, start=start, **extra)
+
+    async def topic(self, partitions: int = 1, **settings: str) -> str:
+        """A fresh topic's name."""
+        name = f"topic-{uuid.uuid4().hex[:12]}"
+        await self.create(name, partitions, **settings)
+        return name
+
+    async def create(self, name: str, partitions: int = 1, **settings: str) -> None:
+        configs = {key.replace("_", "."): value for key, value in settings.items()}
+        async with admin(self.direct) as client:
+            await client.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
+
+
+def shared_kafka(config: pytest.Config) -> SharedKafka:
+    """The run's Kafka; started when the first test asks for it, ended with the run."""
+    if _KAFKA not in config.stash:
+        shared = SharedKafka()
+        config.add_cleanup(shared.close)
+        try:
+            config.stash[_KAFKA] = shared.start()
+        except ServerFailed as error:
+            config.stash[_KAFKA] = str(error)
+    kafka = config.stash[_KAFKA]
+    if isinstance(kafka, str):
+        missing(f"Apache Kafka cannot be started: {kafka}")
+    return kafka
+
+
+_KAFKA = pytest.StashKey[SharedKafka | str]()
+
+
+def kafka_opening(bootstrap: str, *, start: Position | None = None, **extra: Any) -> Opening:
+    """An opening whose connection reaches ``bootstrap``; ``extra`` has underscores for the dots in the keys."""
+    values: Mapping[str, Any] = {
+        "bootstrap.servers": bootstrap,
+        "retry.backoff.ms": 100,
+        **{key.replace("_", "."): value for key, value in extra.items()},
+    }
+
+    async def connection(conn_id: str) -> BrokerConnection:
+        return BrokerConnection(conn_id, "kafka", extra=values)
+
+    return Opening(start=start, connection=connection)
+
+
+@asynccontextmanager
+async def producer(bootstrap: str, **arguments: Any) -> AsyncIterator[AIOKafkaProducer]:
+    """A producer that waits for every message to be stored."""
+    client = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", **arguments)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.stop()
+
+
+@asynccontextmanager
+async def admin(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client."""
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
