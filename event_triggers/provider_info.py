@@ -1,4 +1,4 @@
-"""What Airflow reads through its entry point: the provider's name, its connection types and its options in airflow.cfg."""
+"""What Airflow reads at its entry point: this provider's name, its connection types, its options in airflow.cfg."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ class Airflow:
         :raises ServerFailed: when it fails; its output is in the message.
         """
         command = [*self._airflow, *arguments]
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             command, env=self.env, cwd=self.home, timeout=timeout, check=False, capture_output=True, text=True
         )
         if done.returncode != 0:

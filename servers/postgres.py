@@ -153,7 +153,7 @@ class Postgres:
 
     def _ready(self) -> bool:
         command: list[str | Path] = [self._binaries / "pg_isready", "-q", *self._address("postgres")]
-        return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0  # noqa: S603
+        return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
 
     def _address(self, database: str) -> list[str]:
         return ["-h", "127.0.0.1", "-p", str(self.port), "-U", self.user, "-d", database]
@@ -166,7 +166,7 @@ class Postgres:
 
 
 def _output(command: Sequence[str | Path], *, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, check=False, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(command, cwd=cwd, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise ServerFailed(f"{Path(command[0]).name} failed with status {done.returncode}: {done.stderr.strip()}")
     return done.stdout.strip()

@@ -1,6 +1,6 @@
 """One child process: started in a session of its own, waited for until ready, ended with all its children.
 
-Nothing here knows what the process is. Every server of this package is a :class:`ManagedProcess` plus a readiness check.
+Nothing here knows what the process is. Every server here is a :class:`ManagedProcess` plus a readiness check.
 """
 
 from __future__ import annotations
