@@ -41,6 +41,8 @@ class SqsServer(ABC):
         self.home = Path(tempfile.mkdtemp(prefix=f"event-triggers-{self.name}-"))
         self._process: ManagedProcess | None = None
         self._clients: dict[str, Any] = {}
+        self.authority: Path | None = None
+        """The file of the certificate that clients must trust; ``None`` without TLS."""
 
     @property
     def endpoint_url(self) -> str:
@@ -102,6 +104,7 @@ class SqsServer(ABC):
                 endpoint_url=self.endpoint_url,
                 aws_access_key_id=self.access_key,
                 aws_secret_access_key=self.secret_key,
+                verify=str(self.authority) if self.authority is not None else None,
             )
         return self._clients[service]
 
@@ -119,12 +122,27 @@ class SqsServer(ABC):
 
 
 class MotoServer(SqsServer):
-    """moto's server, on this Python."""
+    """moto's server, on this Python.
+
+    :param certificate: a PEM file with the certificate to show, and the file of its key; without, it speaks no TLS.
+    """
 
     name = "moto"
 
+    def __init__(self, port: int | None = None, *, certificate: tuple[Path, Path] | None = None) -> None:
+        super().__init__(port)
+        self._certificate = certificate
+        self.authority = certificate[0] if certificate is not None else None
+
+    @property
+    def endpoint_url(self) -> str:
+        return super().endpoint_url if self._certificate is None else f"https://127.0.0.1:{self.port}"
+
     def command(self) -> Sequence[str | Path]:
-        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        command: list[str | Path] = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        if self._certificate is not None:
+            command += ["-s", "-c", self._certificate[0], "-k", self._certificate[1]]
+        return command
 
 
 class ElasticMqServer(SqsServer):

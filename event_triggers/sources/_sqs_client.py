@@ -17,7 +17,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -155,11 +155,10 @@ def _with_provider(conn_id: str | None, connection: BrokerConnection | None, reg
 
 def _alone(connection: BrokerConnection | None, region: str | None) -> _Maker:
     from aiobotocore.config import AioConfig
-    from aiobotocore.session import AioSession
 
     extra = dict(connection.extra) if connection is not None else {}
     services = extra.get("service_config") or {}
-    session = AioSession(profile=extra.get("profile_name"))
+    session = _session(extra)
     key, secret = _keys(connection)
     if key and secret:
         session.set_credentials(key, secret, extra.get("aws_session_token"))
@@ -176,6 +175,22 @@ def _alone(connection: BrokerConnection | None, region: str | None) -> _Maker:
     _prepare(session)
     endpoint = (services.get("sqs") or {}).get("endpoint_url", extra.get("endpoint_url"))
     return partial(session.create_client, "sqs", endpoint_url=endpoint, **options)
+
+
+def _session(extra: Mapping[str, Any]) -> AioSession:
+    from aiobotocore.session import AioSession
+
+    session = AioSession(profile=extra.get("profile_name"))
+    session.register_component("data_loader", _loader())
+    return session
+
+
+@cache
+def _loader() -> Any:
+    """Reads the SDK's service descriptions, and keeps what it read; a session's own one reads them again each time."""
+    from botocore.loaders import Loader
+
+    return Loader()
 
 
 def _keys(connection: BrokerConnection | None) -> tuple[str | None, str | None]:
@@ -198,7 +213,6 @@ def _config_kwargs(extra: Mapping[str, Any]) -> dict[str, Any]:
 def _in_role(sts_client: Callable[[], Any], extra: Mapping[str, Any], conn_id: str) -> AioSession:
     """A session whose credentials are those of the connection's role, renewed before they end."""
     from aiobotocore.credentials import AioDeferredRefreshableCredentials
-    from aiobotocore.session import AioSession as Session
 
     method = extra.get("assume_role_method", "assume_role")
     if method != "assume_role":
@@ -220,7 +234,7 @@ def _in_role(sts_client: Callable[[], Any], extra: Mapping[str, Any], conn_id: s
             "expiry_time": given["Expiration"].isoformat(),
         }
 
-    session: Any = Session(profile=extra.get("profile_name"))
+    session: Any = _session(extra)
     session._credentials = AioDeferredRefreshableCredentials(refresh_using=renew, method="sts-assume-role")
     in_role: AioSession = session
     return in_role

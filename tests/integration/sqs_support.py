@@ -112,6 +112,8 @@ class Gate:
         self._changed = asyncio.Condition()
         self.endpoint = ""
         self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.signers: list[tuple[str, str]] = []
+        """Access key and region that each request was signed with."""
 
     def refuse(self, action: str, code: str, text: str = "so it is", *, times: int = 1, status: int = 400) -> None:
         """Answer the next requests with an error."""
@@ -119,6 +121,11 @@ class Gate:
         for _ in range(times):
             answer = web.Response(status=status, text=body, content_type="application/x-amz-json-1.0")
             self._planned.setdefault(action, []).append(answer)
+
+    def refuse_role(self) -> None:
+        """Answer every request of the token service, which has no action that we can see, with an error."""
+        body = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>not you</Message></Error></ErrorResponse>"
+        self._planned[""] = [web.Response(status=403, text=body, content_type="text/xml") for _ in range(9)]
 
     def edit(self, action: str, edit: Edit, *, times: int = 1) -> None:
         """Pass the next requests on, and change the answers."""
@@ -138,9 +145,11 @@ class Gate:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         action = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
         raw = await request.read()
+        scope = request.headers.get("Authorization", "").partition("Credential=")[2].split("/")
+        self.signers.append((scope[0], scope[2] if len(scope) > 2 else ""))
         response = await self._answer(action, request.headers, raw)
         async with self._changed:
-            self.requests.append((action, json.loads(raw or b"{}")))
+            self.requests.append((action, json.loads(raw) if action else {}))
             self._changed.notify_all()
         return response
 
