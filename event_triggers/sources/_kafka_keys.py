@@ -171,7 +171,7 @@ class Extra:
         """Tell of keys that the chosen protocol has no use for: most often the protocol is what is wrong."""
         unused = [
             name
-            for name in self.values
+            for name in READ & self.values.keys()
             if (name.startswith("sasl.") and not protocol.startswith("SASL"))
             or (name.startswith("ssl.") and not protocol.endswith("SSL"))
         ]

@@ -248,16 +248,20 @@ class KafkaStream(LogStream):
                     milliseconds = record.timestamp
                     stamp = _moment(milliseconds)
                 offset = record.offset
+                place = str(offset)
                 headers = record.headers
+                if headers:
+                    headers = _without_null(headers)
+                # By position: this is where most of the time per message goes.
                 add(
                     Message(
                         "kafka",
                         topic,
-                        f"{position}{offset}",
-                        f"{identity}{offset}",
+                        position + place,
+                        identity + place,
                         record.value,
                         record.key,
-                        tuple((key, value or b"") for key, value in headers) if headers else (),
+                        headers,
                         stamp,
                         name,
                         offset,
@@ -349,6 +353,14 @@ class _Silence:
 
 def _name(partition: Partition) -> str:
     return f"{partition[0]}-{partition[1]}"
+
+
+def _without_null(headers: tuple[tuple[str, bytes | None], ...]) -> tuple[tuple[str, bytes], ...]:
+    """A header without a value has an empty one."""
+    for _, value in headers:
+        if value is None:
+            return tuple((name, value or b"") for name, value in headers)
+    return headers  # type: ignore[return-value]
 
 
 def _moment(milliseconds: int) -> datetime | None:
