@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -16,6 +17,10 @@ from servers.process import ServerFailed, free_port
 from servers.proxy import TcpProxy
 from servers.sqs import ElasticMqServer, MotoServer, SqsServer
 from tests.support import missing
+
+with contextlib.suppress(ImportError):
+    # Takes seconds on a busy machine, the first time: better here than within a test's patience.
+    import airflow.providers.amazon.aws.hooks.sqs  # noqa: F401
 
 
 @pytest.fixture(scope="module", params=[MotoServer, ElasticMqServer], ids=lambda server: server.name)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -20,6 +20,10 @@ from event_triggers.message import Message
 from event_triggers.sources.base import BrokerConnection, Opening, Outcome, Settlement, Stream
 from event_triggers.sources.sqs import SqsQueue
 from servers.sqs import SqsServer
+
+with contextlib.suppress(ImportError):
+    # Takes seconds on a busy machine, the first time: better here than within a test's patience.
+    import airflow.providers.amazon.aws.hooks.sqs  # noqa: F401
 
 __all__ = ["PATIENCE", "Gate", "Queue", "opening", "pull", "settle"]
 
@@ -114,6 +118,9 @@ class Gate:
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.signers: list[tuple[str, str]] = []
         """Access key and region that each request was signed with."""
+        self.most_polls = 0
+        """How many long polls were under way at the same time, at most."""
+        self._polls = 0
 
     def refuse(self, action: str, code: str, text: str = "so it is", *, times: int = 1, status: int = 400) -> None:
         """Answer the next requests with an error."""
@@ -147,7 +154,13 @@ class Gate:
         raw = await request.read()
         scope = request.headers.get("Authorization", "").partition("Credential=")[2].split("/")
         self.signers.append((scope[0], scope[2] if len(scope) > 2 else ""))
-        response = await self._answer(action, request.headers, raw)
+        polls = action == "ReceiveMessage"
+        self._polls += polls
+        self.most_polls = max(self.most_polls, self._polls)
+        try:
+            response = await self._answer(action, request.headers, raw)
+        finally:
+            self._polls -= polls
         async with self._changed:
             self.requests.append((action, json.loads(raw) if action else {}))
             self._changed.notify_all()
@@ -165,7 +178,7 @@ class Gate:
         return web.Response(status=status, body=body, content_type=kind)
 
     @classmethod
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def before(cls, server: SqsServer) -> AsyncIterator[Gate]:
         async with aiohttp.ClientSession() as session:
             gate = cls(server.endpoint_url, session)
