@@ -25,14 +25,14 @@ def mqtt(what: str, count: int = 1) -> Event:
 
 def group_dag(dag_id: str, **events: Event) -> DAG:
     """A group, and a task that is given the payload of each of its events."""
-    with DAG(dag_id, schedule=None) as dag:
+    with DAG(dag_id, schedule=None, max_active_runs=64) as dag:
         group = EventGroup("inputs", events=events, timeout=timedelta(minutes=5))
 
         @task
-        def collect(**payloads: object) -> dict[str, object]:
+        def collect(payloads: dict[str, object]) -> dict[str, object]:
             return payloads
 
-        group >> collect(**{name: group[name].output for name in events})
+        group >> collect({name: group[name].output for name in events})
     return dag
 
 
