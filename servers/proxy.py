@@ -44,6 +44,7 @@ class TcpProxy:
         self._pairs: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
         self._refusing = False
         self._accepted = 0
+        self._delivered = 0
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._thread.start()
@@ -64,6 +65,11 @@ class TcpProxy:
     def open(self) -> int:
         """How many connections are open now."""
         return len(self._pairs)
+
+    @property
+    def delivered(self) -> int:
+        """How many bytes went from the target to those who connected."""
+        return self._delivered
 
     def cut(self) -> int:
         """Reset every connection that is open now, on both sides; tells how many there were."""
@@ -138,7 +144,7 @@ class TcpProxy:
             far_reader, far_writer = await asyncio.open_connection(*self.target)
             writers.append(far_writer)
             # Each direction ends by itself: a half-closed connection stays open the other way.
-            pumps = [self._pump(reader, far_writer), self._pump(far_reader, writer)]
+            pumps = [self._pump(reader, far_writer), self._pump(far_reader, writer, counted=True)]
             await asyncio.gather(*pumps)
         except OSError:
             pass  # one side broke; the other is reset below
@@ -146,7 +152,7 @@ class TcpProxy:
             for one in writers:
                 _reset(one)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, counted: bool = False) -> None:
         while True:
             data = await source.read(_CHUNK)
             await self._passing.wait()
@@ -156,6 +162,7 @@ class TcpProxy:
                 return
             sink.write(data)
             await sink.drain()
+            self._delivered += len(data) if counted else 0
 
     async def _cut(self) -> int:
         pairs = dict(self._pairs)

@@ -7,17 +7,21 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import pytest
 from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
 
+from event_triggers.message import Message
 from event_triggers.sources.base import BrokerConnection, Opening, Position
+from event_triggers.sources.kafka import KafkaTopic
+from event_triggers.testing.conformance import Reader
 from servers.kafka import KafkaCluster, KafkaListener
 from servers.process import ServerFailed
 from servers.proxy import TcpProxy
 from tests.support import missing
 
-__all__ = ["SharedKafka", "admin", "kafka_opening", "producer", "shared_kafka"]
+__all__ = ["SharedKafka", "admin", "kafka_opening", "producer", "reading", "shared_kafka", "until"]
 
 
 class SharedKafka:
@@ -93,6 +97,23 @@ def kafka_opening(bootstrap: str, *, start: Position | None = None, **extra: Any
         return BrokerConnection(conn_id, "kafka", extra=values)
 
     return Opening(start=start, connection=connection)
+
+
+@asynccontextmanager
+async def reading(source: KafkaTopic, opening: Opening, *, patience: float = 20) -> AsyncIterator[Reader]:
+    """Open a source as the hub does; no step of the reader waits longer than ``patience`` seconds."""
+    async with source.open(opening) as stream:
+        await stream.watch(source)
+        yield Reader(source, stream, patience)
+
+
+async def until(reader: Reader, position: Mapping[str, int], *, patience: float = 20) -> list[Message]:
+    """Pull until the stream is at this position; what came on the way."""
+    messages: list[Message] = []
+    with anyio.fail_after(patience):
+        while reader.log.position() != position:
+            messages += await reader.batch()
+    return messages
 
 
 @asynccontextmanager
