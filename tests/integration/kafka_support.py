@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from servers.process import ServerFailed
 from servers.proxy import TcpProxy
 from tests.support import missing
 
-__all__ = ["SharedKafka", "admin", "kafka_opening", "producer", "reading", "shared_kafka", "until"]
+__all__ = ["SharedKafka", "admin", "eventually", "kafka_opening", "producer", "reading", "shared_kafka", "until"]
 
 
 class SharedKafka:
@@ -114,6 +114,13 @@ async def until(reader: Reader, position: Mapping[str, int], *, patience: float 
         while reader.log.position() != position:
             messages += await reader.batch()
     return messages
+
+
+async def eventually(condition: Callable[[], bool], *, patience: float = 20) -> None:
+    """Wait until this holds."""
+    with anyio.fail_after(patience):
+        while not condition():  # noqa: ASYNC110 - nobody tells when it does
+            await anyio.sleep(0.01)
 
 
 @asynccontextmanager

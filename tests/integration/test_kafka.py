@@ -11,7 +11,7 @@ import pytest
 from event_triggers.hub import Hub
 from event_triggers.sources.kafka import KafkaTopic
 from event_triggers.subscription import Interest
-from tests.integration.kafka_support import SharedKafka, producer, reading, shared_kafka, until
+from tests.integration.kafka_support import SharedKafka, eventually, producer, reading, shared_kafka, until
 
 
 @pytest.fixture
@@ -188,8 +188,8 @@ async def test_twenty_groups_share_one_connection(kafka: SharedKafka) -> None:
                 await subscription.live()
                 ready.append(number)
                 if len(ready) == 20:
-                    while kafka.proxy.open > 1:  # those that read the past are closing
-                        await asyncio.sleep(0.01)
+                    # Those that read the past are closing.
+                    await eventually(lambda: kafka.proxy.open == 1)
                     for n in range(20):
                         await client.send_and_wait(topic, b'{"event": "%d"}' % n)
                 events: list[str] = []
@@ -200,7 +200,7 @@ async def test_twenty_groups_share_one_connection(kafka: SharedKafka) -> None:
                 assert sorted(events) == sorted([f"event-{n}" for n in range(20)] * 2)
 
         ready: list[int] = []
-        sockets: list[int] = []
+        accepted = kafka.proxy.accepted
         with anyio.fail_after(60):
             async with anyio.create_task_group() as groups:
                 for number in range(20):
