@@ -30,7 +30,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -245,29 +245,32 @@ class Channel:
                     await anyio.sleep_forever()
                 if self._clock.monotonic() - began > _STABLE:
                     backoff.reset()
-                await self._pause(backoff, cause, "the connection")
+                await self._pause(backoff, cause, "the connection", self._members)
 
-    async def _pause(self, backoff: Backoff, cause: BaseException, what: str) -> None:
+    async def _pause(self, backoff: Backoff, cause: BaseException, what: str, whom: Iterable[Subscription]) -> None:
         pause = backoff.next()
-        self.tell(
-            logging.WARNING,
-            "%s: %s failed (%s: %s); attempt %d, trying again in %.1f s",
-            self.source.label,
-            what,
-            type(cause).__name__,
-            cause,
-            backoff.attempts,
-            pause,
-        )
+        for subscription in whom:
+            subscription.tell(
+                logging.WARNING,
+                "%s: %s failed (%s: %s); attempt %d, trying again in %.1f s",
+                self.source.label,
+                what,
+                type(cause).__name__,
+                cause,
+                backoff.attempts,
+                pause,
+            )
         await self._clock.sleep(pause)
 
     async def _connect(self, backoff: Backoff) -> None:
-        async with opened(self.source, replace(self._opening, start=self._position)) as stream:
+        start = None if self._position is None else dict(self._position)
+        async with opened(self.source, replace(self._opening, start=start)) as stream:
             self._opened += 1
             self._watched.clear()
             await self._serve_sources(stream)
-            if isinstance(stream, LogStream) and self._position is None:
-                self._position = dict(stream.position())
+            log_stream = self._as_log(stream)
+            if log_stream is not None and self._position is None:
+                self._position = dict(log_stream.position())
             self._connected = True
             if backoff.attempts:
                 self.tell(logging.INFO, "%s: connected again", self.source.label)
@@ -281,6 +284,9 @@ class Channel:
                 await self._fanout.settler.last_flush(stream)
             raise StreamError(f"{self.source.label}: the connection was cancelled from inside")
 
+    def _as_log(self, stream: Stream) -> LogStream | None:
+        return stream if self.source.replayable and isinstance(stream, LogStream) else None
+
     # ------------------------------------------------------------------ requests: sources to watch, entries to join
 
     async def _serve_requests(self, stream: Stream) -> None:
@@ -290,10 +296,11 @@ class Channel:
             joining, self._joining = self._joining, []
             try:
                 await self._serve_sources(stream)
-                if isinstance(stream, LogStream):
-                    await self._join(stream, joining)
-                else:
+                log_stream = self._as_log(stream)
+                if log_stream is None:
                     now_live(joining)
+                else:
+                    await self._join(log_stream, joining)
             except BaseException:
                 # The next connection serves them.
                 self._joining = [entry for entry in joining if not entry.live and entry.past is None] + self._joining
@@ -334,6 +341,7 @@ class Channel:
     # ------------------------------------------------------------------ messages
 
     async def _read(self, stream: Stream, backoff: Backoff) -> None:
+        log_stream = self._as_log(stream)
         async with batches_of(stream) as batches:
             while True:
                 await self._wait_until_wanted()
@@ -341,23 +349,26 @@ class Channel:
                 backoff.reset()
                 try:
                     while batch:
-                        await self._dispatch(batch[0], stream)
+                        await self._dispatch(batch[0], log_stream)
                         batch.popleft()
                         await self._fanout.load.room()
                 finally:
                     self._fanout.give_back(batch)
-                if isinstance(stream, LogStream):
-                    self._position = dict(stream.position())
+                if log_stream is not None:
+                    self._position = dict(log_stream.position())
                 # A stream whose next batch is ready at once must not keep the loop for itself.
                 await asyncio.sleep(0)
 
-    async def _dispatch(self, message: Message, stream: Stream) -> None:
-        self._messages += 1
+    async def _dispatch(self, message: Message, log_stream: LogStream | None) -> None:
         agreed = await self._fanout.ask(message, self._index)
+        if not self._members:
+            # The last group has left, so that nobody is here to want it: it is given back when the channel closes.
+            await anyio.sleep_forever()
         # From here on nothing is awaited: see the invariant of the position.
-        if isinstance(stream, LogStream):
+        self._messages += 1
+        if log_stream is not None:
             assert self._position is not None  # noqa: S101 - set before anything is read
-            self._position[message.partition] = stream.after(message)
+            self._position[message.partition] = log_stream.after(message)
         self._fanout.dispatch(message, self._index, agreed, live=True)
 
     async def _wait_until_wanted(self) -> None:

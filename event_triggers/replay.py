@@ -28,7 +28,7 @@ from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
 from event_triggers.message import Message
 from event_triggers.sources.base import LogStream, Opening, Position, Source
-from event_triggers.subscription import Entry
+from event_triggers.subscription import Entry, Subscription
 
 __all__ = ["Replays", "Round"]
 
@@ -39,7 +39,7 @@ shown."""
 _AT_ONCE = 2
 """How many rounds of one channel run at the same time, of those for the recent past and of the others each."""
 
-Pause = Callable[[Backoff, BaseException, str], Awaitable[None]]
+Pause = Callable[[Backoff, BaseException, str, Iterable[Subscription]], Awaitable[None]]
 
 
 class Round:
@@ -73,6 +73,10 @@ class Round:
         """The distinct sources of the entries."""
         return list(dict.fromkeys(entry.interest.source for entry in self.entries))
 
+    def subscriptions(self) -> list[Subscription]:
+        """The groups of the entries that still want something."""
+        return list(dict.fromkeys(entry.subscription for entry in self.entries if entry.remaining > 0))
+
     def covers(self, message: Message) -> bool:
         """Whether this message lies in the past that is read here."""
         end = self.target.get(message.partition)
@@ -80,7 +84,7 @@ class Round:
 
     async def read(self, source: Source, opening: Opening, fanout: Fanout) -> None:
         """Open a stream where the round is, and dispatch from it until the round is over."""
-        async with opened(source, replace(opening, start=self.position)) as stream:
+        async with opened(source, replace(opening, start=dict(self.position))) as stream:
             assert isinstance(stream, LogStream)  # noqa: S101 - opened() has looked
             for watched in self.sources():
                 await stream.watch(watched)
@@ -166,7 +170,7 @@ class Replays:
                         return
                     if past.position != before:
                         backoff.reset()
-                    await self._pause(backoff, cause, "reading what was missed")
+                    await self._pause(backoff, cause, "reading what was missed", past.subscriptions())
         self._end(past)
 
     def _end(self, past: Round) -> None:

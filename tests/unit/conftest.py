@@ -1,0 +1,17 @@
+"""Fixtures of the unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.unit.hub_kit import Kit
+
+
+@pytest.fixture
+async def kit() -> AsyncIterator[Kit]:
+    """A hub on a broker in memory; when the test ends, nothing of it may be left."""
+    kit = Kit()
+    yield kit
+    await kit.check_nothing_left()

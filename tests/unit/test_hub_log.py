@@ -1,0 +1,391 @@
+"""The hub and logs: everybody gets exactly what lies at or behind his ``since``, in order, whoever came before him."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import AsyncExitStack
+
+import pytest
+
+from event_triggers import load
+from event_triggers.errors import StreamError
+from event_triggers.message import Message
+from event_triggers.sources.base import Opening
+from event_triggers.testing import MemoryLog
+from tests.unit.hub_kit import LOG, Kit, ScriptLog, idle, names, numbers, scripted, soon, until, want
+
+
+async def test_without_since_a_group_sees_what_comes_after_it(kit: Kit) -> None:
+    kit.publish(1, 2)
+    async with kit.group(want(LOG, count=9)) as group:
+        kit.publish(3, 4)
+        assert numbers(await kit.received(group, 2)) == [3, 4]
+    assert kit.broker.settled("log") == []
+
+
+async def test_with_since_a_late_group_reads_what_it_missed_and_goes_on_live(kit: Kit) -> None:
+    async with kit.group(want(LOG, count=99), name="early") as early:
+        for number in range(1, 5):
+            kit.clock.advance(10)
+            kit.publish(number)
+        await kit.received(early, 4)
+        async with kit.group(want(LOG, count=99, since=kit.ago(20)), name="late") as late:
+            assert kit.broker.statistics().open_streams == 1, "the past has been read, its stream is closed"
+            kit.publish(5)
+            assert numbers(await kit.received(late, 3 + 1)) == [2, 3, 4, 5]
+        assert numbers(await kit.received(early, 1)) == [5]
+        assert kit.broker.statistics().opened == 2
+
+
+async def test_a_group_that_missed_nothing_opens_no_second_stream(kit: Kit) -> None:
+    kit.publish(1)
+    kit.clock.advance(1)
+    async with kit.group(want(LOG, since=kit.clock.now())) as group:
+        kit.publish(2)
+        assert numbers(await kit.received(group, 1)) == [2]
+    assert kit.broker.statistics().opened == 1
+
+
+async def test_messages_stamped_before_since_never_count(kit: Kit) -> None:
+    kit.publish(1)
+    kit.publish(2, timestamp=kit.ago(60))
+    async with kit.group(want(LOG, count=99, since=kit.start)) as group:
+        kit.publish(3, timestamp=kit.ago(60))
+        kit.publish(4)
+        assert numbers(await kit.received(group, 2)) == [1, 4]
+
+
+async def test_what_was_recorded_is_not_read_again(kit: Kit) -> None:
+    one, two = kit.broker.publish("log", {"n": 1}), kit.broker.publish("log", {"n": 2})
+    assert one != two
+    async with kit.group(want(LOG, count=2, since=kit.start, recorded=frozenset({one}))) as group:
+        kit.publish(3)
+        assert numbers(await kit.received(group, 2)) == [2, 3]
+
+
+async def test_keys_choose_among_the_messages_of_one_stream(kit: Kit) -> None:
+    async with kit.group(want(MemoryLog("log", keys=("x",)), "x"), want(MemoryLog("log", keys=("y",)), "y")) as group:
+        kit.publish(1, key="x")
+        kit.publish(2, key="y")
+        kit.publish(3, key="z")
+        assert names(await kit.received(group, 2)) == [("x",), ("y",)]
+
+
+async def test_live_messages_wait_for_the_past(kit: Kit) -> None:
+    source = ScriptLog()
+    may_read = asyncio.Event()
+
+    async def hesitate(opening: Opening) -> None:
+        if opening.start is not None:
+            await may_read.wait()
+
+    source.on_open = hesitate
+    async with kit.group(want(source, count=99), name="early"):
+        live = source.stream
+        live.feed.put_nowait([scripted(0), scripted(1)])
+        await idle()
+        interests = [want(source, "a", count=5, since=kit.start), want(source, "b", count=2, since=kit.start)]
+        async with kit.group(*interests, name="late", live=False) as late:
+            await idle()
+            live.feed.put_nowait([scripted(2), scripted(3)])
+            assert await kit.nothing(late)
+            waiting = asyncio.create_task(late.live())
+            may_read.set()
+            await idle()
+            assert not waiting.done()
+            assert source.stream.opening.start == {"0": 0}
+            source.stream.feed.put_nowait([scripted(0)])
+            assert numbers(await kit.received(late, 1)) == [0]
+            source.stream.feed.put_nowait([scripted(1)])
+            deliveries = await kit.received(late, 3)
+            assert numbers(deliveries) == [1, 2, 3]
+            assert names(deliveries) == [("a", "b"), ("a",), ("a",)]
+            await soon(waiting)
+            assert source.stream.closed
+            live.feed.put_nowait([scripted(4)])
+            assert numbers(await kit.received(late, 1)) == [4]
+
+
+async def test_a_held_message_for_several_events_is_one_delivery(kit: Kit) -> None:
+    source = ScriptLog()
+    async with kit.group(want(source, count=99), name="early"):
+        live = source.stream
+        live.feed.put_nowait([scripted(0)])
+        await idle()
+        interests = [
+            want(source, "odd", count=9, since=kit.start, accepts=lambda message: message.json["n"] % 2 == 1),
+            want(source, "any", count=9, since=kit.start),
+        ]
+        async with kit.group(*interests, name="late", live=False) as late:
+            await idle()
+            live.feed.put_nowait([scripted(1), scripted(2), scripted(3)])
+            await until(lambda: [entry.held for _, entry in late.entries] == [2, 3])
+            source.stream.feed.put_nowait([scripted(0)])
+            deliveries = await kit.received(late, 4)
+            assert numbers(deliveries) == [0, 1, 2, 3]
+            assert [set(one) for one in names(deliveries)] == [{"any"}, {"odd", "any"}, {"any"}, {"odd", "any"}]
+
+
+async def test_no_more_is_held_than_is_wanted(kit: Kit) -> None:
+    source = ScriptLog()
+    async with kit.group(want(source, count=99), name="early"):
+        live = source.stream
+        live.feed.put_nowait([scripted(0)])
+        await idle()
+        async with kit.group(want(source, count=2, since=kit.start), name="late", live=False) as late:
+            await idle()
+            live.feed.put_nowait([scripted(number) for number in range(1, 9)])
+            await idle()
+            ((_, entry),) = late.entries
+            assert entry.held == 2
+            source.stream.feed.put_nowait([scripted(0)])
+            assert numbers(await kit.received(late, 2)) == [0, 1]
+
+
+# ------------------------------------------------------------------ joining at awkward moments
+
+
+async def test_joining_while_a_batch_is_half_dispatched(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "MOST_UNANSWERED", 3)
+    async with kit.group(want(LOG, count=99), name="early") as early:
+        kit.publish(*range(6))
+        await idle()
+        assert kit.channel.messages == 3
+        async with kit.group(want(LOG, count=99, since=kit.start), name="late", live=False) as late:
+            await idle()
+            async with kit.collecting(early, late) as (by_early, by_late):
+                await soon(late.live())
+                kit.publish(6)
+                await idle()
+                assert by_early == list(range(7))
+                assert by_late == list(range(7))
+
+
+async def test_joining_while_a_message_is_being_asked_about(kit: Kit) -> None:
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def hesitate(message: Message) -> bool:
+        asked.set()
+        return may_answer.wait(5)
+
+    source = ScriptLog()
+    async with kit.group(want(source, accepts=hesitate), name="early") as early:
+        source.stream.feed.put_nowait([scripted(0), scripted(1)])
+        await until(asked.is_set)
+        slow, plain = want(source, "slow", accepts=hesitate, since=kit.start), want(source, "plain", since=kit.start)
+        async with kit.group(slow, plain, name="late") as late:
+            assert len(source.streams) == 1, "nothing was dispatched yet, so nothing was missed"
+            may_answer.set()
+            assert numbers([(await soon(early.receive()))[0]]) == [0]
+            (delivery,) = await soon(late.receive())
+            assert numbers([delivery]) == [0]
+            assert set(delivery.events) == {"slow", "plain"}
+
+
+async def test_joining_while_the_connection_is_away(kit: Kit) -> None:
+    async with kit.group(want(LOG, count=99), name="early") as early:
+        kit.publish(1)
+        kit.broker.fail_next_open(StreamError("not now"), times=2)
+        kit.broker.cut()
+        await idle()
+        kit.publish(2)
+        async with kit.group(want(LOG, count=99, since=kit.start), name="late", live=False) as late:
+            live = asyncio.create_task(late.live())
+            for _ in range(3):
+                assert not live.done()
+                await kit.later()
+            await soon(live)
+            kit.publish(3)
+            assert numbers(await kit.received(late, 3)) == [1, 2, 3]
+            assert numbers(await kit.received(early, 3)) == [1, 2, 3]
+
+
+async def test_joining_again_after_looking_up_the_past_has_failed(kit: Kit) -> None:
+    source = ScriptLog()
+
+    async def fail() -> None:
+        raise StreamError("no answer")
+
+    async with kit.group(want(source, count=99), name="early"):
+        source.stream.feed.put_nowait([scripted(0)])
+        await idle()
+        source.stream.on_locate = fail
+        async with kit.group(want(source, since=kit.start), name="late", live=False) as late:
+            await kit.later()
+            live, past = source.streams[1:]
+            assert live.opening.start == {"0": 1}
+            past.feed.put_nowait([scripted(0)])
+            assert numbers(await kit.received(late, 1)) == [0]
+
+
+async def test_leaving_while_the_past_is_read(kit: Kit) -> None:
+    source = ScriptLog()
+    async with kit.group(want(source, count=99), name="early"):
+        source.stream.feed.put_nowait([scripted(0)])
+        await idle()
+        async with kit.group(want(source, since=kit.start), name="late", live=False):
+            await idle()
+            assert not source.stream.closed
+        await kit.later(1)
+        assert [stream.closed for stream in source.streams] == [False, True]
+
+
+async def test_who_asks_for_the_recent_past_does_not_wait_for_the_others(kit: Kit) -> None:
+    async with AsyncExitStack() as stack:
+        source = ScriptLog()
+        await stack.enter_async_context(kit.group(want(source, count=99), name="early"))
+        source.stream.feed.put_nowait([scripted(0)])
+        await idle()
+        for number in range(4):
+            interest = want(source, since=kit.ago(3600))
+            await stack.enter_async_context(kit.group(interest, name=f"old {number}", live=False))
+            await idle()
+        assert len(source.streams) == 1 + 2, "not all at once"
+        recent = await stack.enter_async_context(kit.group(want(source, since=kit.ago(60)), name="r", live=False))
+        await idle()
+        source.stream.feed.put_nowait([scripted(0)])
+        assert numbers(await kit.received(recent, 1)) == [0]
+
+
+# ------------------------------------------------------------------ connections that break
+
+
+async def test_nothing_is_lost_or_comes_twice_when_the_connection_breaks(kit: Kit) -> None:
+    kit.broker.batch_size = 2
+    kit.broker.partitions("log", 3)
+    async with kit.group(want(LOG, count=99)) as group, kit.collecting(group) as (collected,):
+        for number in range(0, 20, 2):
+            kit.publish(number, partition=number % 3)
+            kit.broker.cut()
+            kit.publish(number + 1, partition=number % 3)
+            await kit.later()
+    assert sorted(collected) == list(range(20))
+
+
+async def test_what_was_not_dispatched_when_the_connection_broke_comes_again(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "MOST_UNANSWERED", 2)
+    source = ScriptLog()
+
+    async def fail() -> None:
+        raise StreamError("no answer")
+
+    async with kit.group(want(source, count=99)) as group:
+        source.stream.feed.put_nowait([scripted(number) for number in range(5)])
+        await kit.received(group, 2)
+        source.stream.on_locate = fail
+        async with kit.group(want(source, since=kit.start), name="breaks it", live=False):
+            await kit.later()
+            assert source.streams[1].opening.start == {"0": 2}
+
+
+async def test_a_message_is_asked_about_again_when_the_connection_broke_meanwhile(kit: Kit) -> None:
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def hesitate(message: Message) -> bool:
+        asked.set()
+        return may_answer.wait(5)
+
+    source = ScriptLog()
+    async with kit.group(want(source, accepts=hesitate)) as group:
+        source.stream.feed.put_nowait([scripted(0)])
+        await until(asked.is_set)
+
+        async def fail(_: object) -> None:
+            raise StreamError("gone")
+
+        source.stream.on_watch = fail
+        other = ScriptLog(source.shared)
+        async with kit.group(want(other), name="breaks it", live=False):
+            await idle()
+            may_answer.set()
+            await kit.later()
+            assert source.stream.opening.start == {"0": 0}
+            source.stream.feed.put_nowait([scripted(0)])
+            assert numbers([(await soon(group.receive()))[0]]) == [0]
+
+
+async def test_reading_the_past_goes_on_where_it_broke(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
+    source = ScriptLog()
+    async with kit.group(want(source, count=99), name="early"):
+        source.stream.feed.put_nowait([scripted(number) for number in range(4)])
+        await idle()
+        async with kit.group(want(source, count=99, since=kit.start), name="late", live=False) as late:
+            await idle()
+            source.stream.feed.put_nowait([scripted(0), scripted(1)])
+            source.stream.feed.put_nowait(StreamError("gone"))
+            await kit.later()
+            assert [stream.opening.start for stream in source.streams] == [None, {"0": 0}, {"0": 2}]
+            assert caplog.text.count("reading what was missed failed (StreamError: gone)") == 1, "only who missed it"
+            source.stream.feed.put_nowait([scripted(2), scripted(3), scripted(4)])
+            await soon(late.live())
+            assert numbers(await kit.received(late, 4)) == [0, 1, 2, 3], "4 comes over the live stream"
+
+
+async def test_the_past_may_end_with_records_nobody_is_shown(kit: Kit) -> None:
+    async with kit.group(want(LOG, count=99), name="early"):
+        kit.publish(1)
+        kit.broker.skip("log", 3)
+        kit.publish(2)
+        await idle()
+        kit.broker.skip("log", 3)
+        async with kit.group(want(LOG, count=99, since=kit.start), name="late", live=False) as late:
+            assert numbers(await kit.received(late, 2)) == [1, 2]
+            await kit.later(1)
+            await soon(late.live())
+
+
+async def test_the_end_of_the_past_is_seen_by_a_position_that_moves_in_silence(kit: Kit) -> None:
+    source = ScriptLog()
+    async with kit.group(want(source, count=99), name="early"):
+        source.stream.feed.put_nowait([scripted(0)])
+        await idle()
+        source.stream.place["0"] = 5
+        source.stream.feed.put_nowait([])
+        await idle()
+        async with kit.group(want(source, count=99, since=kit.start), name="late", live=False) as late:
+            await idle()
+            source.stream.feed.put_nowait([scripted(0)])
+            assert numbers(await kit.received(late, 1)) == [0]
+            live = asyncio.create_task(late.live())
+            await kit.later(1)
+            assert not live.done()
+            source.stream.place["0"] = 5
+            await kit.later(1)
+            await soon(live)
+
+
+async def test_the_last_message_of_the_past_is_not_lost_while_it_is_asked_about(kit: Kit) -> None:
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def hesitate(message: Message) -> bool:
+        asked.set()
+        return may_answer.wait(5)
+
+    source = ScriptLog()
+    async with kit.group(want(source, count=99), name="early"):
+        source.stream.feed.put_nowait([scripted(0)])
+        await idle()
+        async with kit.group(want(source, accepts=hesitate, since=kit.start), name="late", live=False) as late:
+            await idle()
+            source.stream.feed.put_nowait([scripted(0)])
+            await until(asked.is_set)
+            await kit.later(1)
+            may_answer.set()
+            (delivery,) = await soon(late.receive())
+            assert numbers([delivery]) == [0]
+
+
+async def test_a_new_partition_is_read_from_its_beginning(kit: Kit) -> None:
+    async with kit.group(want(LOG, count=99), name="early") as early:
+        kit.publish(1, partition=0)
+        await idle()
+        kit.publish(2, 3, partition=1)
+        kit.broker.cut()
+        kit.publish(4, partition=2)
+        async with kit.group(want(LOG, count=99, since=kit.start), name="late", live=False) as late:
+            await kit.later()
+            assert sorted(numbers(await kit.received(early, 4))) == [1, 2, 3, 4]
+            assert sorted(numbers(await kit.received(late, 4))) == [1, 2, 3, 4]
