@@ -116,12 +116,17 @@ class Kit:
                 await soon(subscription.live())
             yield subscription
 
-    async def received(self, subscription: Subscription, count: int) -> list[Delivery]:
-        """The next ``count`` deliveries; fails when there are more."""
+    async def take(self, subscription: Subscription, count: int) -> list[Delivery]:
+        """Receive until there are at least ``count`` deliveries."""
         deliveries: list[Delivery] = []
         with anyio.fail_after(5):
             while len(deliveries) < count:
                 deliveries += await subscription.receive()
+        return deliveries
+
+    async def received(self, subscription: Subscription, count: int) -> list[Delivery]:
+        """The next ``count`` deliveries; fails when there are more."""
+        deliveries = await self.take(subscription, count)
         await idle()
         assert len(deliveries) == count
         assert await self.nothing(subscription)
