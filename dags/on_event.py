@@ -1,4 +1,4 @@
-"""Look at each message as it comes: ``on_event`` is called on a worker with the messages that arrived since its last call.
+"""Look at each message as it comes: ``on_event`` is called on a worker with what arrived since its last call.
 
 Without ``on_event`` a wait needs no worker; with it, one start of a worker for each arrival or batch of arrivals.
 """

@@ -46,7 +46,7 @@ def _run(belongings: Belongings, view: View) -> int:
         demo.start()
         demo.send(demo.story)
         status = 0 if demo.finish() else 1
-    except Exception as error:  # noqa: BLE001 - whatever it was, the demo has failed and says so
+    except Exception as error:  # whatever it was, the demo has failed and says so
         view.leave()
         view.plain(f"\nFAILED: {type(error).__name__}: {error}")
         status = 1

@@ -1,14 +1,14 @@
 """What the demo owns while it runs, and gives back however it ends.
 
-Flow: everything is made under one temporary folder and registered here before it is started; :meth:`Belongings.close` ends
-it all, newest first, then whatever process is left below ours, then removes the folder.
+Flow: everything is made under one temporary folder and registered here before it is started; :meth:`Belongings.close`
+ends it all, newest first, then whatever process is left below ours, then removes the folder.
 
 Invariants:
 
 * A signal raises :class:`Interrupted` in the main thread once, and never while closing.
 * :meth:`Belongings.close` can be called again, and goes on where an interrupt has cut it off.
-* On Linux an orphan of ours (a worker of an ended scheduler, a server whose start was cut off) becomes our child, so it is
-  found and ended too.
+* On Linux an orphan of ours (a worker of an ended scheduler, a server whose start was cut off) becomes our child, so
+  it is found and ended too.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Belongings:
         while self._closers:
             try:
                 self._closers.pop()()
-            except Exception as error:  # noqa: BLE001 - the rest must be ended all the same
+            except Exception as error:  # the rest must be ended all the same
                 print(f"demo: while ending: {type(error).__name__}: {error}", file=sys.stderr)
         _end_children()
         shutil.rmtree(self.folder, ignore_errors=True)

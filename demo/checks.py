@@ -49,7 +49,7 @@ def _equal(promise: str, seen: Any, wanted: Any) -> Check:
 
 
 def _states(watch: Watch) -> Iterator[Check]:
-    wanted = {task: "success" for task in (SENSOR, *map(marker, EVENTS), CLOSE)}
+    wanted = dict.fromkeys((SENSOR, *map(marker, EVENTS), CLOSE), "success")
     yield _equal("every task of the run is success", watch.states(), wanted)
 
 

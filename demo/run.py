@@ -21,7 +21,7 @@ __all__ = ["Demo"]
 ROOT = Path(__file__).resolve().parent.parent
 
 _LOOK_EVERY = 0.25
-_STEP_WITHIN = 30.0
+_STEP_WITHIN = 60.0
 _SHOWN_FOR = 1.0
 """Seconds that each message is left alone, so that a person can follow."""
 
@@ -45,7 +45,7 @@ class Demo:
         self.watch: Watch
 
     def start(self) -> None:
-        """Start the brokers and Airflow, and a run of the DAG; return when its sensor is deferred."""
+        """Start the brokers and Airflow, and a run of the DAG; return when its sensor waits in the triggerer."""
         self.view.say("starting three brokers (no Docker, no Java)")
         self.brokers = Brokers(self.belongings, lambda text: self.view.say("  " + text))
         self.airflow = Airflow(
@@ -55,7 +55,7 @@ class Demo:
             env={**self.brokers.connections, "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"},
         )
         self.belongings.add(self.airflow.close)
-        self.view.say("starting Airflow: API server, scheduler, DAG processor, triggerer (20 to 40 s)")
+        self.view.say("starting Airflow: API server, scheduler, DAG processor, triggerer (20 s or more)")
         self.airflow.start()
         client = self.airflow.client()
         version = client.call("GET", "/version")["version"]
@@ -65,6 +65,8 @@ class Demo:
         self.watch = Watch(self.airflow, run_id)
         self.view.say(f"started a run of {DAG_ID} for {self.day.isoformat()}")
         self._until(lambda: self.watch.states().get(SENSOR) == "deferred", "the sensor deferred")
+        self.view.say("the triggerer starts to wait (the first connection it looks up takes it 5 s or more)")
+        self._until(lambda: "waiting for" in self.watch.log(SENSOR), "the wait began")
 
     def send(self, steps: Sequence[Step]) -> None:
         """Send messages one after the other, each when the one before has done what it was to do."""
@@ -107,7 +109,7 @@ class Demo:
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         """Show what happens until ``condition`` holds.
 
-        :raises TimedOut: when it does not within half a minute.
+        :raises TimedOut: when it does not within a minute.
         """
         deadline = time.monotonic() + _STEP_WITHIN
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -26,8 +27,8 @@ class Step:
     :param event: the event that it counts for; ``None`` when it must not count.
     :param about: why it counts or not, for people.
     :param completes: whether the event's marker is to turn by it.
-    :param retained: whether an MQTT broker keeps it for those who subscribe later. MQTT alone forgets a message for which
-        nobody has subscribed yet, so the first one is.
+    :param retained: whether an MQTT broker keeps it for those who subscribe later. MQTT alone forgets a message for
+        which nobody has subscribed yet, so the first one is.
     """
 
     broker: str
@@ -61,18 +62,18 @@ def write(day: date) -> list[Step]:
     ]
 
 
-def payloads(story: list[Step]) -> dict[str, Any]:
+def payloads(story: Sequence[Step]) -> dict[str, Any]:
     """The XCom that each marker is to have."""
     found: dict[str, list[Any]] = {name: [step.payload for step in story if step.event == name] for name in EVENTS}
     return {name: several if name == "shifts" else several[0] for name, several in found.items()}
 
 
-def unmatched_in_queue(story: list[Step]) -> list[bytes]:
+def unmatched_in_queue(story: Sequence[Step]) -> list[bytes]:
     """What is to be left in the SQS queue."""
     return [step.body for step in story if step.broker == "sqs" and step.event is None]
 
 
-def closed_books(day: date, story: list[Step]) -> dict[str, Any]:
+def closed_books(day: date, story: Sequence[Step]) -> dict[str, Any]:
     """What the task behind the group is to return."""
     came = payloads(story)
     produced = sum(shift["produced"] for shift in came["shifts"])

@@ -56,6 +56,9 @@ class Watch:
                 self._seen[task_id] = now
                 self._came[task_id] = self._describe(task_id, *now)
             rows.append(Row(task_id, now[0], since.get(task_id), self._came[task_id]))
+        if rows[0].state == "deferred":
+            open_ones = [event for event, row in zip(EVENTS, rows[1:], strict=False) if row.state is None]
+            rows[0] = rows[0]._replace(came="waits for " + ", ".join(open_ones))
         return rows
 
     def _describe(self, task_id: str, state: str | None, note: str | None) -> str:
