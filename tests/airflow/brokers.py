@@ -29,9 +29,9 @@ class Brokers:
         self.kafka = kafka
         self.sqs = sqs
         self.mosquitto = mosquitto
-        self._producer = Producer({"bootstrap.servers": kafka.bootstrap})
+        self._producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
         self._client = sqs.client()
-        admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
         for future in admin.create_topics([NewTopic(TOPIC, 3)]).values():
             future.result()
         for queue in QUEUES:
@@ -64,6 +64,10 @@ class Brokers:
     def kept(self, queue: str) -> int:
         """How many messages a queue still has."""
         return self.sqs.kept(self._client.get_queue_url(QueueName=queue)["QueueUrl"])
+
+    def subscriptions(self, topic: str) -> int:
+        """How often this topic filter has been subscribed to so far, by Mosquitto's log."""
+        return self.mosquitto.log.read_text(errors="replace").count(f"{topic} (QoS")
 
     def to_mqtt(self, topic: str, body: dict[str, Any]) -> None:
         """Publish with QoS 1, and return when the broker has it."""
