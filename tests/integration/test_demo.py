@@ -26,6 +26,7 @@ class DemoProcess:
         self.mark = uuid.uuid4().hex
         self.tmp = tmp
         self.output = ""
+        self._ended = False
         self._read = threading.Condition()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "demo"],
@@ -46,11 +47,14 @@ class DemoProcess:
             with self._read:
                 self.output += line
                 self._read.notify_all()
+        with self._read:
+            self._ended = True
+            self._read.notify_all()
 
     def wait_for(self, text: str, timeout: float = 150) -> None:
         """Return when it has printed this."""
         with self._read:
-            self._read.wait_for(lambda: text in self.output or not self._reader.is_alive(), timeout)
+            self._read.wait_for(lambda: text in self.output or self._ended, timeout)
             assert text in self.output, f"{text!r} was not printed:\n{self.output}"
 
     def send(self, number: signal.Signals) -> None:
