@@ -21,7 +21,17 @@ from servers.process import ServerFailed
 from servers.proxy import TcpProxy
 from tests.support import missing
 
-__all__ = ["SharedKafka", "admin", "eventually", "kafka_opening", "producer", "reading", "shared_kafka", "until"]
+__all__ = [
+    "SharedKafka",
+    "admin",
+    "create_topic",
+    "eventually",
+    "kafka_opening",
+    "producer",
+    "reading",
+    "shared_kafka",
+    "until",
+]
 
 
 class SharedKafka:
@@ -55,16 +65,11 @@ class SharedKafka:
         """Through the proxy."""
         return kafka_opening(self.proxy.address, start=start, **extra)
 
-    async def topic(self, partitions: int = 1, **settings: str) -> str:
+    async def topic(self, partitions: int = 1, **settings: Any) -> str:
         """A fresh topic's name."""
         name = f"topic-{uuid.uuid4().hex[:12]}"
-        await self.create(name, partitions, **settings)
+        await create_topic(self.direct, name, partitions, **settings)
         return name
-
-    async def create(self, name: str, partitions: int = 1, **settings: str) -> None:
-        configs = {key.replace("_", "."): value for key, value in settings.items()}
-        async with admin(self.direct) as client:
-            await client.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
 
 
 def shared_kafka(config: pytest.Config) -> SharedKafka:
@@ -114,6 +119,13 @@ async def until(reader: Reader, position: Mapping[str, int], *, patience: float 
         while reader.log.position() != position:
             messages += await reader.batch()
     return messages
+
+
+async def create_topic(bootstrap: str, name: str, partitions: int = 1, replicas: int = 1, **settings: Any) -> None:
+    """``settings`` has underscores for the dots in the keys."""
+    configs = {key.replace("_", "."): value for key, value in settings.items()}
+    async with admin(bootstrap) as client:
+        await client.create_topics([NewTopic(name, partitions, replicas, topic_configs=configs)])
 
 
 async def eventually(condition: Callable[[], bool], *, patience: float = 20) -> None:
