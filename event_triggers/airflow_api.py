@@ -4,8 +4,8 @@ Invariants:
 
 * At most :data:`MOST_IN_FLIGHT` requests are in flight per triggerer, whatever is due: more gain nothing, and some
   thirty at once were seen to exhaust the API server's database pool.
-* A call returns an answer or raises :class:`~event_triggers.errors.AirflowApiError` for a refusal that repeating cannot
-  mend. No answer, 429 and 5xx are repeated with growing pauses for as long as the caller waits.
+* A call returns what Airflow answers or raises :class:`~event_triggers.errors.AirflowApiError` for a refusal that
+  repeating cannot mend. No answer, 429 and 5xx are repeated with growing pauses for as long as the caller waits.
 * Tokens and passwords are in no error, log line or ``repr``.
 
 A restart forgets the token and asks for a new one.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 DEFAULT_CONN_ID = "airflow_api_default"
 MOST_IN_FLIGHT = 4
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0, pool=None)
+_LONGEST_PAUSE = 60.0
+"""Seconds beyond which a server's ``Retry-After`` is not believed."""
 _REPEATED = frozenset({429, 500, 502, 503, 504})
 
 
@@ -85,14 +88,16 @@ def _settings_of(connection: BrokerConnection, fallback_url: str | None) -> ApiS
             f"the connection {connection.conn_id!r} has unknown extra keys {unknown}; known are {sorted(known)}"
         )
     if connection.host:
-        scheme, _, host = connection.host.rpartition("://")
-        scheme = scheme or connection.schema or "http"
-        port = f":{connection.port}" if connection.port else ""
-        base_url = f"{scheme}://{host.rstrip('/')}{port}"
+        base_url = _url_of(connection)
     elif fallback_url:
         base_url = fallback_url
     else:
         raise ConfigurationError(f"the connection {connection.conn_id!r} names no host")
+    token = connection.extra.get("token")
+    if token is not None and not (isinstance(token, str) and token.strip().isascii() and token.strip().isprintable()):
+        raise ConfigurationError(
+            f"the token in the extra of the connection {connection.conn_id!r} is no text of a token"
+        )
     verify = connection.extra.get("verify", True)
     if verify is False:
         log.warning("the connection %r turns the verification of TLS certificates off", connection.conn_id)
@@ -100,10 +105,25 @@ def _settings_of(connection: BrokerConnection, fallback_url: str | None) -> ApiS
         base_url=base_url.rstrip("/") + str(connection.extra.get("base_path", "")).rstrip("/"),
         login=connection.login,
         password=connection.password,
-        token=connection.extra.get("token"),
+        token=token.strip() if token else None,
         verify=verify,
         origin=f"the connection {connection.conn_id!r}",
     )
+
+
+def _url_of(connection: BrokerConnection) -> str:
+    scheme, _, place = (connection.host or "").rpartition("://")
+    scheme = (scheme or connection.schema or "http").lower()
+    host, slash, path = place.partition("/")
+    if scheme not in ("http", "https") or "@" in host or not host:
+        raise ConfigurationError(
+            f"the host of the connection {connection.conn_id!r} must be the name of Airflow's API server, with http:// "
+            f"or https:// before it or in the schema, and without a user"
+        )
+    if host.count(":") > 1 and not host.startswith("["):
+        host = f"[{host}]"
+    port = f":{connection.port}" if connection.port else ""
+    return f"{scheme}://{host}{port}{slash}{path}"
 
 
 def path_of(*parts: str) -> str:
@@ -118,6 +138,9 @@ class AirflowApi:
     :param refresh: gives the settings anew before another token is asked for, since they may have been corrected.
     :param clock: the time to go by.
     :param transport: how to reach it; for tests.
+    :raises ConfigurationError: when the settings are no address, or name a CA bundle that cannot be read.
+
+    Making one reads certificates from files: do that in a thread.
     """
 
     def __init__(
@@ -131,17 +154,11 @@ class AirflowApi:
         self.settings = settings
         self._refresh = refresh
         self._clock = clock or SystemClock()
-        self._client = httpx.AsyncClient(
-            base_url=settings.base_url,
-            timeout=_TIMEOUT,
-            verify=settings.verify,
-            transport=transport,
-            limits=httpx.Limits(max_connections=MOST_IN_FLIGHT, max_keepalive_connections=MOST_IN_FLIGHT),
-        )
+        self._client = _client(settings, transport)
         self._slots = asyncio.Semaphore(MOST_IN_FLIGHT)
         self._token = settings.token
         self._renewing = asyncio.Lock()
-        self._away = False
+        self._troubled: dict[Backoff, str] = {}
         self._listeners: dict[Callable[[int, str], None], None] = {}
 
     async def __aenter__(self) -> AirflowApi:
@@ -150,67 +167,87 @@ class AirflowApi:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close its connections."""
         await self._client.aclose()
 
     def listen(self, listener: Callable[[int, str], None]) -> Callable[[], None]:
         """Tell ``listener`` (with a log level) when the API goes away and comes back; gives the way to stop it."""
         self._listeners[listener] = None
-        return lambda: self._listeners.pop(listener, None) and None
 
-    async def call(
-        self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None
-    ) -> httpx.Response:
-        """Send one request and give its answer, whose status is below 400.
+        def stop() -> None:
+            self._listeners.pop(listener, None)
+
+        return stop
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong, while the API is away."""
+        return next(iter(self._troubled.values()), None)
+
+    async def call(self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None) -> Any:
+        """Send one request and give the document that is answered; ``None`` when there is none.
 
         Waits, for as long as it takes, while Airflow is away or overloaded.
 
-        :raises AirflowApiError: for every other status; its text says what to grant or to configure.
+        :raises AirflowApiError: when Airflow refuses; its text says what to grant or to configure.
         """
-        backoff = Backoff(first=0.2, most=15.0)
+        backoff = _backoff()
         renewed = False
-        while True:
-            token, answer = await self._try(method, path, json, params)
-            if isinstance(answer, httpx.Response):
-                if answer.status_code == 401 and not renewed:
-                    renewed = True
-                    await self._renew(token)
-                    continue
-                if answer.status_code not in _REPEATED:
-                    self._back()
-                    if answer.status_code < 400:
-                        return answer
-                    raise self._refusal(method, path, answer)
-            await self._wait(backoff, answer)
+        try:
+            while True:
+                token = self._token or await self._renew(None)
+                answer = await self._send(method, path, token=token, json=json, params=params)
+                if isinstance(answer, httpx.Response):
+                    if answer.status_code == 401 and not renewed:
+                        renewed = True
+                        await self._renew(token)
+                        continue
+                    if answer.status_code not in _REPEATED:
+                        self._answered(backoff)
+                        return self._document(method, path, answer)
+                await self._wait(backoff, answer)
+        finally:
+            self._troubled.pop(backoff, None)
 
-    async def _try(
-        self, method: str, path: str, json: Any, params: Mapping[str, Any] | None
-    ) -> tuple[str | None, httpx.Response | httpx.TransportError]:
+    async def _send(
+        self, method: str, path: str, *, token: str | None = None, **content: Any
+    ) -> httpx.Response | httpx.RequestError:
+        headers = {"Authorization": f"Bearer {token}"} if token else None
         async with self._slots:
-            if self._token is None:
-                await self._renew(None)
-            token = self._token
-            headers = {"Authorization": f"Bearer {token}"}
             try:
-                return token, await self._client.request(method, path, json=json, params=params, headers=headers)
-            except httpx.TransportError as error:
-                return token, error
+                return await self._client.request(method, path, headers=headers, **content)
+            except httpx.RequestError as error:
+                return error
 
-    async def _wait(self, backoff: Backoff, answer: httpx.Response | httpx.TransportError) -> None:
+    def _document(self, method: str, path: str, answer: httpx.Response) -> Any:
+        if answer.status_code >= 300:
+            raise self._refusal(method, path, answer)
+        if not answer.content:
+            return None
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise self._not_airflow(f"{method} {path}", answer) from error
+
+    async def _wait(self, backoff: Backoff, answer: httpx.Response | httpx.RequestError) -> None:
         pause = backoff.next()
         if isinstance(answer, httpx.Response):
-            after = answer.headers.get("retry-after", "")
-            pause = max(pause, min(float(after), 60.0)) if after.isdigit() else pause
+            pause = max(pause, _retry_after(answer))
             what = f"answers {answer.status_code}"
         else:
             what = f"cannot be reached ({type(answer).__name__}: {answer})"
-        if not self._away and backoff.attempts >= 3:
-            self._away = True
-            self._tell(logging.WARNING, f"Airflow's API at {self.settings.base_url} {what}; what arrives waits for it")
+        if backoff.attempts >= 3:
+            text = f"Airflow's API at {self.settings.base_url} {what}"
+            if not self._troubled:
+                self._tell(logging.WARNING, f"{text}; what arrives waits for it")
+            self._troubled[backoff] = text
         await self._clock.sleep(pause)
 
-    def _back(self) -> None:
-        if self._away:
-            self._away = False
+    def _answered(self, backoff: Backoff) -> None:
+        if self._troubled.pop(backoff, None) and not self._troubled:
             self._tell(logging.INFO, f"Airflow's API at {self.settings.base_url} is back")
 
     def _tell(self, level: int, text: str) -> None:
@@ -219,41 +256,39 @@ class AirflowApi:
 
     # ------------------------------------------------------------------ tokens
 
-    async def _renew(self, old: str | None) -> None:
+    async def _renew(self, old: str | None) -> str:
         async with self._renewing:
             if self._token is not None and self._token != old:
-                return  # somebody else has renewed it meanwhile
+                return self._token  # somebody else has renewed it meanwhile
             if old is not None and self._refresh is not None:
                 self.settings = await self._refresh()
-            self._token = None
+                self._client.base_url = self.settings.base_url
             self._token = self.settings.token or await self._fetch_token()
+            return self._token
 
     async def _fetch_token(self) -> str:
         settings = self.settings
-        backoff = Backoff(first=0.2, most=15.0)
-        while True:
-            try:
-                if settings.login:
-                    body = {"username": settings.login, "password": settings.password or ""}
-                    answer: Any = await self._client.post("/auth/token", json=body)
-                else:
-                    answer = await self._client.get("/auth/token")
-            except httpx.TransportError as error:
-                answer = error
-            if isinstance(answer, httpx.Response) and answer.status_code not in _REPEATED:
-                break
-            await self._wait(backoff, answer)
-        if answer.status_code >= 400:
+        login = {"username": settings.login, "password": settings.password or ""} if settings.login else None
+        backoff = _backoff()
+        try:
+            while True:
+                answer = await self._send("POST" if login else "GET", "/auth/token", json=login)
+                if isinstance(answer, httpx.Response) and answer.status_code not in _REPEATED:
+                    break
+                await self._wait(backoff, answer)
+            self._answered(backoff)
+        finally:
+            self._troubled.pop(backoff, None)
+        if answer.status_code >= 300:
             raise self._no_token(answer)
         try:
             return str(answer.json()["access_token"])
         except (ValueError, KeyError, TypeError) as error:
-            raise AirflowApiError(
-                f"{settings.base_url}/auth/token gave no token; is this address (from {settings.origin}) "
-                f"really Airflow's API server?"
-            ) from error
+            raise self._not_airflow("/auth/token", answer) from error
 
     def _no_token(self, answer: httpx.Response) -> AirflowApiError:
+        if answer.is_redirect:
+            return self._redirected(answer)
         settings = self.settings
         if settings.login:
             text = (
@@ -270,6 +305,8 @@ class AirflowApi:
 
     def _refusal(self, method: str, path: str, answer: httpx.Response) -> AirflowApiError:
         status = answer.status_code
+        if answer.is_redirect:
+            return self._redirected(answer)
         try:
             detail = answer.json().get("detail", "")
         except (ValueError, AttributeError):
@@ -280,3 +317,50 @@ class AirflowApi:
             403: f"; grant {who} to read and edit task instances and to create and edit XComs of this DAG",
         }.get(status, "")
         return AirflowApiError(f"Airflow answered {status} to {method} {path}: {detail}{advice}", status=status)
+
+    def _redirected(self, answer: httpx.Response) -> AirflowApiError:
+        where = answer.headers.get("location", "elsewhere").partition("?")[0]
+        return AirflowApiError(
+            f"{self.settings.base_url} (from {self.settings.origin}) sends us on to {where}; correct the host, schema "
+            f"or base_path of {self.settings.origin}",
+            status=answer.status_code,
+        )
+
+    def _not_airflow(self, what: str, answer: httpx.Response) -> AirflowApiError:
+        kind = answer.headers.get("content-type", "nothing readable")
+        return AirflowApiError(
+            f"{self.settings.base_url} answered {what} with {kind}, not as Airflow does; is this address (from "
+            f"{self.settings.origin}) really Airflow's API server?",
+            status=answer.status_code,
+        )
+
+
+def _backoff() -> Backoff:
+    return Backoff(first=0.2, most=15.0)
+
+
+def _retry_after(answer: httpx.Response) -> float:
+    after = answer.headers.get("retry-after", "")
+    return min(float(after), _LONGEST_PAUSE) if after.isascii() and after.isdecimal() else 0.0
+
+
+def _client(settings: ApiSettings, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
+    try:
+        verify = (
+            ssl.create_default_context(cafile=settings.verify) if isinstance(settings.verify, str) else settings.verify
+        )
+        return httpx.AsyncClient(
+            base_url=settings.base_url,
+            timeout=_TIMEOUT,
+            verify=verify,
+            transport=transport,
+            limits=httpx.Limits(max_connections=MOST_IN_FLIGHT, max_keepalive_connections=MOST_IN_FLIGHT),
+        )
+    except httpx.InvalidURL as error:
+        raise ConfigurationError(
+            f"{settings.origin}: {settings.base_url!r} is no address of a server: {error}"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"{settings.origin}: the CA bundle {settings.verify!r} cannot be read: {error}"
+        ) from error

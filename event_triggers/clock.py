@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock", "parse_datetime"]
+import anyio
+
+__all__ = ["Clock", "SystemClock", "move_on_after", "parse_datetime"]
 
 
 class Clock(Protocol):
@@ -48,3 +52,17 @@ def parse_datetime(value: str | datetime) -> datetime:
     if value.tzinfo is None:
         value = value.replace(tzinfo=timezone.utc)
     return value.astimezone(timezone.utc)
+
+
+@asynccontextmanager
+async def move_on_after(clock: Clock, seconds: float) -> AsyncIterator[None]:
+    """Cancel what is done inside, silently, when it takes longer than ``seconds`` of this clock."""
+    async with anyio.create_task_group() as group:
+
+        async def expire() -> None:
+            await clock.sleep(seconds)
+            group.cancel_scope.cancel()
+
+        group.start_soon(expire, name=f"event_triggers: within {seconds:.0f} s")
+        yield
+        group.cancel_scope.cancel()

@@ -26,7 +26,8 @@ class EventGroup(TaskGroup):
 
     :param group_id: the id of the task group; its tasks are ``<group_id>.wait`` and ``<group_id>.<event>``.
     :param events: what to wait for, by name; see :class:`~event_triggers.Event`.
-    :param timeout: seconds or a timedelta from the start of each try; the default is Airflow's for sensors (seven days).
+    :param timeout: seconds or a timedelta from the start of each try; the default is Airflow's for sensors (seven
+        days).
     :param on_event: see :class:`~event_triggers.EventGroupSensor`.
     :param sensor_args: further arguments of the sensor (``soft_fail``, ``retries``, callbacks, ...).
     :param marker_args: further arguments of every marker.
@@ -54,15 +55,23 @@ class EventGroup(TaskGroup):
         super().__init__(group_id=group_id, **kwargs)
         # child_id has no type hints in Airflow.
         markers = {name: str(self.child_id(name)) for name in events} if isinstance(events, Mapping) else None  # type: ignore[no-untyped-call]
-        given: dict[str, Any] = {"events": events, "markers": markers, "timeout": timeout, "on_event": on_event}
-        shared = sorted(set(given) & set(sensor_args or ()))
-        if shared:
-            raise InvalidEventError(f"EventGroup {group_id!r}: {shared} are arguments of the group, not of sensor_args")
+        given: dict[str, Any] = {"events": events, "markers": markers, "on_event": on_event}
+        if timeout is not None:
+            given["timeout"] = timeout
+        self._refuse("sensor_args", sensor_args, {*given, "timeout", "task_id", "task_group", "dag"})
+        self._refuse("marker_args", marker_args, {"task_id", "task_group", "dag"})
         self.sensor = EventGroupSensor(task_id="wait", task_group=self, dag=self.dag, **given, **(sensor_args or {}))
         self.markers: dict[str, EventMarker] = {}
         for name in events:
             self.markers[name] = EventMarker(task_id=name, task_group=self, dag=self.dag, **(marker_args or {}))
         self.sensor >> list(self.markers.values())
+
+    def _refuse(self, argument: str, given: Mapping[str, Any] | None, own: set[str]) -> None:
+        shared = sorted(own & set(given or ()))
+        if shared:
+            raise InvalidEventError(
+                f"EventGroup {self.group_id!r}: {argument} cannot hold {shared}, the group sets those"
+            )
 
     def __getitem__(self, event: str) -> EventMarker:
         """The marker of this event.

@@ -1,13 +1,18 @@
 """The ledger: what has been received, kept in Airflow and nowhere else.
 
-Flow: ``record`` stores the payload and the facts of what arrived as two XComs of the event's marker, then marks the marker
-``success`` with a note, and returns when Airflow has all of it. Marks of all groups that are due together travel together
-(:mod:`event_triggers.marking`).
+Flow: ``record`` adds what arrived to the two XComs of the event's marker (payload and facts), marks the marker
+``success`` with a note once it has all it wants, and returns what the marker holds when Airflow has all of it. Marks
+of all groups that are due together travel together (:mod:`event_triggers.marking`).
 
 Invariants:
 
 * A marker is marked only after its XComs are stored, so a green marker always has its payload.
-* Recording twice is the same as once: an XCom that exists is replaced, a marker that is ``success`` already stays.
+* Recording adds and never takes away. Twice is the same as once, known by the messages' ids; and when another wait of
+  the same group (a triggerer that was given up, but lives) has recorded something, that is kept. What finds no room
+  any more is not in the answer, and goes back to its broker.
+* A marker that was complete and is then cleared begins anew: the facts name the *round* (Airflow gives a task
+  instance a new id when it is cleared), and complete facts of another round do not count. Incomplete ones do, since a
+  sensor is cleared after a timeout to wait for the rest.
 * ``record`` does not give up while its caller waits: Airflow away, a right not granted, a marker not there yet are all
   waited for; the group's log says what to do, once per reason.
 
@@ -24,16 +29,30 @@ from typing import Any
 
 import msgspec
 
-from event_triggers.message import Message
+from event_triggers.message import UNDECODABLE, Message
 from event_triggers.notes import shown
 
-__all__ = ["Arrival", "Book", "GroupRef", "Ledger", "Received", "payload_of"]
+__all__ = [
+    "Arrival",
+    "Book",
+    "GroupRef",
+    "Ledger",
+    "Received",
+    "as_text",
+    "facts_of",
+    "held_by",
+    "merged",
+    "payload_of",
+]
 
 DEFAULT_PAYLOAD_LIMIT = 48 * 1024
 _VIEW = 2000
+_DEEPEST = 100
+"""Levels of nesting beyond which Airflow's own checks of an XCom might not return."""
+_FACTS = ("source", "stream", "position", "id", "timestamp", "received_at")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GroupRef:
     """Which sensor, in which run."""
 
@@ -48,9 +67,9 @@ class GroupRef:
         return f"{self.dag_id}/{self.run_id}/{self.task_id}/{self.map_index}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Received:
-    """One message that counts for an event, with the facts that stay when its payload is not at hand."""
+    """One message that counts for an event: its facts, and until it is recorded its payload and note."""
 
     source: str
     stream: str
@@ -63,47 +82,57 @@ class Received:
 
     def facts(self) -> dict[str, Any]:
         """What the sensor's XCom says of it."""
-        return {
-            "source": self.source,
-            "stream": self.stream,
-            "position": self.position,
-            "id": self.id,
-            "timestamp": self.timestamp,
-            "received_at": self.received_at,
-        }
+        return {name: getattr(self, name) for name in _FACTS}
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any], payload: Any = None) -> Received:
+    def from_facts(cls, facts: Mapping[str, Any]) -> Received:
         """Read :meth:`facts` back."""
-        known = {name: facts.get(name) for name in ("source", "stream", "position", "id", "timestamp", "received_at")}
-        return cls(**known, payload=payload)  # type: ignore[arg-type]
+        return cls(**{name: facts.get(name) for name in _FACTS})  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Arrival:
-    """An event and all it has received so far.
+    """What has come for an event and is to be recorded.
 
     :param wanted: how many messages complete it.
     """
 
     event: str
-    received: tuple[Received, ...]
+    messages: tuple[Received, ...]
     wanted: int
 
-    @property
-    def complete(self) -> bool:
-        """Whether its marker is to be marked."""
-        return len(self.received) >= self.wanted
 
-    @property
-    def payload(self) -> Any:
-        """The marker's XCom: the payload, or the list of payloads of an event that wants several."""
-        payloads = [one.payload for one in self.received]
-        return payloads if self.wanted > 1 else payloads[-1]
+def merged(held: Sequence[Received], arrival: Arrival) -> tuple[Received, ...]:
+    """What a marker that holds ``held`` holds after this arrival; what is new comes with its payload."""
+    result = list(held)
+    known = {one.id for one in held}
+    for one in arrival.messages:
+        if len(result) < arrival.wanted and one.id not in known:
+            known.add(one.id)
+            result.append(one)
+    return tuple(result)
+
+
+def facts_of(held: Sequence[Received], wanted: int, round_: str) -> dict[str, Any]:
+    """A marker's facts, as they are stored."""
+    return {"wanted": wanted, "round": round_, "messages": [one.facts() for one in held]}
+
+
+def held_by(facts: Any, round_: str) -> tuple[Received, ...]:
+    """What a marker holds by its facts; nothing when they are none, or belong to a round that is over."""
+    messages = facts.get("messages") if isinstance(facts, dict) else None
+    if not messages:
+        return ()
+    over = len(messages) >= facts.get("wanted", 1) and facts.get("round", round_) != round_
+    return () if over else tuple(Received.from_facts(one) for one in messages)
 
 
 def payload_of(message: Message, limit: int = DEFAULT_PAYLOAD_LIMIT) -> Any:
-    """The message's payload for the DAG; one whose JSON is longer than ``limit`` bytes becomes a reference with a view."""
+    """The message's payload for the DAG.
+
+    One whose JSON is longer than ``limit`` bytes becomes a reference with a view; one that Airflow cannot store as it
+    is (a NUL character, which PostgreSQL refuses, or very deep nesting) becomes text, see :func:`as_text`.
+    """
     payload = message.payload
     size = len(message.body or b"")
     # Escaping can make JSON up to six times longer than the body, so only small bodies are surely small.
@@ -116,7 +145,41 @@ def payload_of(message: Message, limit: int = DEFAULT_PAYLOAD_LIMIT) -> Any:
             "position": message.position,
             "view": shown(message.text[:_VIEW], _VIEW),
         }
+    if message.body is not None and _suspicious(message.body) and not _storable(payload):
+        is_json = message.document is not UNDECODABLE
+        return _text(message.text if is_json else msgspec.json.encode(payload).decode(), "it cannot be stored as JSON")
     return payload
+
+
+def as_text(payload: Any, reason: str) -> dict[str, str]:
+    """A payload that Airflow refused to store, as JSON text behind ``json:``."""
+    return _text(msgspec.json.encode(payload).decode(), reason)
+
+
+def _text(text: str, reason: str) -> dict[str, str]:
+    # The prefix keeps Airflow from reading the text as JSON again, and refusing it again.
+    return {"refused": reason[:500], "payload_as_text": f"json:{text}"}
+
+
+def _suspicious(body: bytes) -> bool:
+    return b"\0" in body or b"\\u0000" in body or body.count(b"[") + body.count(b"{") > _DEEPEST
+
+
+def _storable(payload: Any) -> bool:
+    waiting = [(payload, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, dict):
+            if depth > _DEEPEST or any("\0" in key for key in value):
+                return False
+            waiting += [(inner, depth + 1) for inner in value.values()]
+        elif isinstance(value, list):
+            if depth > _DEEPEST:
+                return False
+            waiting += [(inner, depth + 1) for inner in value]
+        elif isinstance(value, str) and "\0" in value:
+            return False
+    return True
 
 
 class Book(ABC):
@@ -127,18 +190,23 @@ class Book(ABC):
         """The state of every event's marker now."""
 
     @abstractmethod
-    async def received(self, event: str, *, payloads: bool = True) -> tuple[Received, ...]:
-        """What the marker of this event holds; empty when it was marked by hand or holds nothing."""
+    async def received(self, event: str) -> tuple[Received, ...]:
+        """What the marker of this event holds, without payloads; empty when it was marked by hand or holds nothing."""
 
     @abstractmethod
-    async def record(self, arrivals: Sequence[Arrival]) -> None:
-        """Store these arrivals, and mark the markers of the complete ones; return when Airflow has it all."""
+    async def record(self, arrivals: Sequence[Arrival]) -> Mapping[str, tuple[Received, ...]]:
+        """Add these arrivals, and mark the markers that are complete; return when Airflow has it all.
+
+        An arrival without messages marks what is complete already.
+
+        :returns: what each of the markers holds now, without payloads.
+        """
 
     @abstractmethod
     async def marked(self) -> dict[str, str]:
         """Wait until markers have come into an end state (``success``, ``failed``, ``skipped``); give their states.
 
-        Marks made through :meth:`record` may be among them.
+        Marks made through :meth:`record`, of this book and of another of the same group, may be among them.
         """
 
     @abstractmethod
@@ -153,6 +221,11 @@ class Book(ABC):
 
 class Ledger(ABC):
     """Gives each group its book."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no book can be opened so far."""
+        return None
 
     @abstractmethod
     def open(

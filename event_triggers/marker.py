@@ -12,9 +12,10 @@ __all__ = ["EventMarker"]
 class EventMarker(EmptyOperator):
     """Stands for one awaited event behind an :class:`~event_triggers.EventGroupSensor`.
 
-    It never runs. The group's trigger makes it ``success`` when its event has come; its XCom is then the message's payload
-    (a list of payloads for an event with ``count``), its note says where the message came from, and its XCom ``event`` holds
-    the facts (position, timestamp, received-at). When the sensor fails, a marker still open becomes ``upstream_failed``.
+    It never runs. The group's trigger makes it ``success`` when its event has come; its XCom is then the message's
+    payload (a list of payloads for an event with ``count``), its note says where the message came from, and its XCom
+    ``event`` holds the facts (position, timestamp, received-at). When the sensor fails, a marker still open becomes
+    ``upstream_failed``.
 
     When a person makes it ``success`` or ``skipped``, the group waits for it no longer; ``failed`` fails the group.
     When a person makes the *sensor* ``success``, the markers still open become ``success`` too, without a payload.
@@ -24,3 +25,8 @@ class EventMarker(EmptyOperator):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+
+    @property
+    def task_type(self) -> str:
+        """By this name the group finds its markers in Airflow, subclasses too."""
+        return EventMarker.__name__

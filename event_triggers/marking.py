@@ -1,49 +1,49 @@
 """Marking markers through the public REST API, those that are due together in one request.
 
 Flow: ``mark`` puts a mark into the line and waits; a few workers take from the line whatever is there, up to
-:data:`MOST_PER_REQUEST`, send it, and answer everybody who waits. A lone mark is sent at once by itself, so an idle line adds
-no delay, and a busy one fills its requests by itself.
+:data:`MOST_PER_REQUEST`, send it, and answer everybody who waits. A lone mark is sent at once by itself, so an idle
+line adds no delay, and a busy one fills its requests by itself.
 
-Airflow's bulk route stops at the first mark it refuses, saying which only in prose, so a request with any refusal is repeated
-mark by mark. "Already in that state" is success. A mark still in the line at a restart is made again by its group.
+Airflow's bulk route stops at the first mark it refuses, saying which only in prose, so a request with any refusal is
+repeated mark by mark. "Already in that state" is success. A mark still in the line at a restart is made again by its
+group.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from event_triggers.airflow_api import AirflowApi, path_of
 from event_triggers.errors import AirflowApiError
+from event_triggers.xcoms import MarkerKey
 
 __all__ = ["MOST_PER_REQUEST", "WORKERS", "Mark", "MarkingLine"]
+
+log = logging.getLogger(__name__)
 
 MOST_PER_REQUEST = 20
 """More marks a request gain nothing, and hold the API server's worker for seconds."""
 WORKERS = 2
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """Make this task instance ``success``, with a note."""
 
-    dag_id: str
-    run_id: str
-    task_id: str
-    map_index: int
-    note: str
+    key: MarkerKey
+    note: str | None = None
 
     @property
-    def path(self) -> str:
-        """The task instance's path."""
-        parts = ["dags", self.dag_id, "dagRuns", self.run_id, "taskInstances", self.task_id]
-        return path_of(*parts, *([str(self.map_index)] if self.map_index >= 0 else []))
+    def change(self) -> dict[str, str]:
+        """What is asked of Airflow."""
+        return {"new_state": "success", **({"note": self.note} if self.note else {})}
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Waiting:
     mark: Mark
     answer: asyncio.Future[None]
@@ -81,8 +81,11 @@ class MarkingLine:
             try:
                 await self._send(taken)
             except AirflowApiError as error:
-                for waiting in taken:
-                    _refuse(waiting, error)
+                _refuse_all(taken, error)
+            except Exception as error:
+                # The line serves all groups: it must not end with one answer that nobody has foreseen.
+                log.exception("marks could not be sent")
+                _refuse_all(taken, AirflowApiError(f"marking failed ({type(error).__name__}: {error})"))
             except BaseException:
                 self._line.extendleft(reversed([waiting for waiting in taken if not waiting.answer.done()]))
                 raise
@@ -102,14 +105,18 @@ class MarkingLine:
         return taken
 
     def _together(self, first: Mark, other: Mark) -> bool:
-        return self._across_runs or (first.dag_id, first.run_id) == (other.dag_id, other.run_id)
+        return self._across_runs or first.key[:2] == other.key[:2]
 
     async def _send(self, taken: Sequence[_Waiting]) -> None:
-        if len(taken) > 1 and await self._send_together([waiting.mark for waiting in taken]):
+        # Two waits of one group may ask for the same mark.
+        marks = {waiting.mark.key: waiting.mark for waiting in taken}
+        if len(marks) > 1 and await self._send_together(list(marks.values())):
             for waiting in taken:
                 _done(waiting)
             return
         for waiting in taken:
+            if waiting.answer.done():
+                continue  # whoever asked has gone meanwhile
             try:
                 await self._send_one(waiting.mark)
             except AirflowApiError as error:
@@ -119,7 +126,7 @@ class MarkingLine:
 
     async def _send_one(self, mark: Mark) -> None:
         try:
-            await self._api.call("PATCH", mark.path, json={"new_state": "success", "note": mark.note})
+            await self._api.call("PATCH", mark.key.instance, json=mark.change)
         except AirflowApiError as error:
             if error.status != 409:
                 raise
@@ -127,12 +134,11 @@ class MarkingLine:
     async def _send_together(self, marks: Sequence[Mark]) -> bool:
         entities: list[dict[str, Any]] = []
         for mark in marks:
-            entity: dict[str, Any] = {"task_id": mark.task_id, "map_index": mark.map_index}
-            entity |= {"new_state": "success", "note": mark.note}
+            entity = {"task_id": mark.key.task_id, "map_index": mark.key.map_index, **mark.change}
             if self._across_runs:
-                entity |= {"dag_id": mark.dag_id, "dag_run_id": mark.run_id}
+                entity |= {"dag_id": mark.key.dag_id, "dag_run_id": mark.key.run_id}
             entities.append(entity)
-        dag_id, run_id = ("~", "~") if self._across_runs else (marks[0].dag_id, marks[0].run_id)
+        dag_id, run_id = ("~", "~") if self._across_runs else marks[0].key[:2]
         body = {"actions": [{"action": "update", "entities": entities, "action_on_non_existence": "fail"}]}
         try:
             answer = await self._api.call(
@@ -140,7 +146,7 @@ class MarkingLine:
             )
         except AirflowApiError:
             return False
-        update = answer.json().get("update") or {}
+        update = (answer or {}).get("update") or {}
         return not update.get("errors") and len(update.get("success", ())) >= len(marks)
 
 
@@ -152,3 +158,8 @@ def _done(waiting: _Waiting) -> None:
 def _refuse(waiting: _Waiting, error: AirflowApiError) -> None:
     if not waiting.answer.done():
         waiting.answer.set_exception(error)
+
+
+def _refuse_all(taken: Sequence[_Waiting], error: AirflowApiError) -> None:
+    for waiting in taken:
+        _refuse(waiting, error)

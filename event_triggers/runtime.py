@@ -9,6 +9,8 @@ import asyncio
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
+import anyio.to_thread
+
 from event_triggers.airflow_api import DEFAULT_CONN_ID, AirflowApi, ApiSettings, find_settings
 from event_triggers.airflow_ledger import AirflowLedger
 from event_triggers.clock import Clock, SystemClock
@@ -55,7 +57,8 @@ def _airflow_runtime() -> Runtime:
         return await find_settings(airflow_connection, conn_id=conn_id, fallback_url=_configured_url())
 
     async def make_api() -> AirflowApi:
-        return AirflowApi(await settings(), refresh=settings, clock=clock)
+        found = await settings()
+        return await anyio.to_thread.run_sync(lambda: AirflowApi(found, refresh=settings, clock=clock))
 
     return Runtime(
         hub=Hub(airflow_connection, clock=clock),

@@ -1,8 +1,9 @@
 """EventGroupSensor: defers at once, and says at the end how the wait went.
 
-Flow: on Airflow 3.3 the wait starts in the triggerer without a worker (:attr:`start_trigger_args`); on older versions, or when
-an event holds a value that only a worker can resolve, :meth:`EventGroupSensor.execute` defers. A complete group ends in the
-triggerer. :meth:`EventGroupSensor.resume` runs on a worker when the group failed, or when there are arrivals to hand over.
+Flow: on Airflow 3.3 the wait starts in the triggerer without a worker (:attr:`start_trigger_args`); on older
+versions, or when an event holds a value that only a worker can resolve, :meth:`EventGroupSensor.execute` defers. A
+complete group ends in the triggerer. :meth:`EventGroupSensor.resume` runs on a worker when the group failed, or when
+there are arrivals to hand over.
 
 ``timeout`` counts from the first start of the try: the deadline is fixed there and travels along with every deferral.
 """
@@ -55,14 +56,14 @@ class ArrivedMessage(NamedTuple):
 class EventGroupSensor(BaseSensorOperator):
     """Waits for all events of a group, without a worker.
 
-    Behind it there must be an :class:`~event_triggers.EventMarker` for each event, with the event's name as its task id (in the
-    same task group). :class:`~event_triggers.EventGroup` lays all that out by itself.
+    Behind it there must be an :class:`~event_triggers.EventMarker` for each event, with the event's name as its task
+    id (in the same task group). :class:`~event_triggers.EventGroup` lays all that out by itself.
 
     :param events: what to wait for, by name. Templates anywhere inside are rendered when the wait starts.
     :param markers: the task ids of the markers, where they are not the events' names.
-    :param on_event: a function that is called on a worker with the list of :class:`ArrivedMessage` that came since its last
-        call, each time some come; it may take a second argument ``context``. A try that fails hands over everything
-        received so far again. Without it no worker is used.
+    :param on_event: a function that is called on a worker with the list of :class:`ArrivedMessage` that came since
+        its last call, each time some come; it may take a second argument ``context``. A try that fails hands over
+        everything received so far again. Without it no worker is used.
     :param timeout: seconds or a timedelta, counted from the start of the try.
     :param kwargs: those of a sensor (``soft_fail``, ``retries``, ``execution_timeout``, callbacks, ...).
     :raises InvalidEventError: in one sentence, when something is declared wrongly.
@@ -99,7 +100,8 @@ class EventGroupSensor(BaseSensorOperator):
         number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
         if seconds is not None and (not number or not 0 < seconds < float("inf")):
             raise InvalidEventError(
-                f"EventGroupSensor {task_id!r}: timeout must be a positive number of seconds or a timedelta, got {timeout!r}"
+                f"EventGroupSensor {task_id!r}: timeout must be a positive number of seconds or a timedelta, "
+                f"got {timeout!r}"
             )
 
     def _marker_ids(self, markers: Mapping[str, str] | None) -> dict[str, str]:
@@ -189,7 +191,10 @@ class EventGroupSensor(BaseSensorOperator):
             return event["received"]
         if status is Status.ARRIVALS:
             self._wait_until(datetime.fromisoformat(event["deadline"]), handled)
-        raise self._failure(status, event)
+        failure = self._failure(status, event)
+        if self.soft_fail or self.never_fail:
+            self.log.warning("%s", failure)  # what Airflow says of a skipped sensor does not name the reason
+        raise failure
 
     def _failure(self, status: Status, event: Mapping[str, Any]) -> Exception:
         missing = ", ".join(event.get("missing") or ())

@@ -218,6 +218,11 @@ class Subscription:
         self._inbox.clear()
         return deliveries
 
+    @property
+    def waiting(self) -> int:
+        """How many deliveries :meth:`receive` would give at once."""
+        return len(self._inbox)
+
     async def live(self) -> None:
         """Wait until nothing can be missed any more: every stream that is needed is open, and its past is read.
 

@@ -1,10 +1,12 @@
 """EventGroupTrigger: one wait in Airflow's triggerer.
 
-Flow: Airflow makes the trigger from its serialised arguments (on 3.3 straight from the DAG, with templates still to be
-rendered) and iterates :meth:`EventGroupTrigger.run`, which does one :class:`~event_triggers.wait.GroupWait` and yields its
-verdict as one event. Airflow drops every event after the first, so there is only one, and it comes after everything is recorded.
+Flow: Airflow makes the trigger from its serialised arguments (on 3.3 straight from the DAG, with templates still to
+be rendered) and iterates :meth:`EventGroupTrigger.run`, which does one :class:`~event_triggers.wait.GroupWait` and
+yields its verdict as one event. Airflow drops every event after the first, so there is only one, and it comes after
+everything is recorded.
 
-A restart, or another triggerer taking over, begins again from the same arguments; see the wait for why that is harmless.
+A restart, or another triggerer taking over, begins again from the same arguments; see the wait for why that is
+harmless.
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ class EventGroupTrigger(BaseTrigger):
         yield self._event(verdict, deadline)
 
     async def on_kill(self) -> None:
-        """A person ended the wait: remove what the group has at the brokers, unless the sensor is only starting over."""
+        """A person ended the wait: remove what the group has at the brokers, unless the sensor only starts over."""
         runtime = current_runtime()
         async with runtime.ledger.open(self._group(), self.markers, _say) as book:
             state = await book.sensor_state()

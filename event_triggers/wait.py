@@ -7,41 +7,46 @@ Flow::
 
 Invariants:
 
-* A message is accepted only after the ledger has it; what is not recorded when the wait ends goes back to its broker.
-* The wait ends with exactly one verdict, after everything that was received is recorded, and before the brokers' sessions
-  of a group that is over are removed.
+* A message is accepted only when the ledger holds it; whatever else was received goes back to its broker.
+* The wait ends with exactly one verdict, after everything that was received is recorded, and before the brokers'
+  sessions of a group that is over are removed. When Airflow does not take what came before the deadline, those sessions
+  stay.
 * Nothing is remembered that the ledger does not hold, so a wait that starts again, here or on another triggerer, finds
   what was received and waits for the rest. Two that run at the same time do the same work twice, with the same effect.
+* The deadline does not hide what came in time: a wait that only starts after it (its triggerer was away) still reads
+  what the ledger and the logs hold up to then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
 import anyio
 
-from event_triggers.channel import root_cause
-from event_triggers.clock import Clock, parse_datetime
+from event_triggers.clock import Clock, move_on_after, parse_datetime
+from event_triggers.connecting import root_cause
 from event_triggers.errors import EventTriggersError
 from event_triggers.event import Event, load_callable
 from event_triggers.hub import Hub
 from event_triggers.ledger import Arrival, Book, GroupRef, Ledger, Received, payload_of
+from event_triggers.message import Message
 from event_triggers.notes import note_of, shown
+from event_triggers.progress import EventProgress, GroupProgress
 from event_triggers.subscription import Delivery, Interest, Subscription
 
-__all__ = ["GroupWait", "Status", "Verdict"]
+__all__ = ["FINISH_RECORDING", "FINISH_SETTLING", "GroupWait", "Status", "Verdict"]
 
 log = logging.getLogger(__name__)
 
-_FINISH_RECORDING = 30.0
-"""Seconds past the deadline that a recording under way may take to finish."""
-_FINISH_SETTLING = 15.0
+FINISH_RECORDING = 30.0
+"""Seconds past the deadline that reading and recording what came in time may take."""
+FINISH_SETTLING = 15.0
 """Seconds that the brokers' last acknowledgements may take before the verdict goes out."""
 
 
@@ -63,7 +68,7 @@ class Verdict:
         ``{"marked_by_hand": state}`` when a person marked it.
     :param missing: of each event that has not, how far it is: ``"orders"``, ``"shifts (1 of 3)"``.
     :param text: for ``failed`` and ``error``: what happened; for ``timeout``: why, when there is more to say.
-    :param arrivals: with a handler of arrivals: of each event, how many messages it has received by now.
+    :param arrivals: of each event, how many messages it has received by now.
     """
 
     status: Status
@@ -76,24 +81,6 @@ class Verdict:
     def final(self) -> bool:
         """Whether nobody will wait for this group's messages again, unless a person starts it over."""
         return self.status in (Status.COMPLETE, Status.TIMEOUT, Status.FAILED)
-
-
-@dataclass
-class _Progress:
-    """How far one event is."""
-
-    event: Event
-    received: tuple[Received, ...] = ()
-    by_hand: str | None = None
-    known: bool = True
-    """Whether ``received`` is all that the ledger holds; after a restart it is read only when needed."""
-
-    @property
-    def done(self) -> bool:
-        return self.by_hand is not None or not self.known or len(self.received) >= self.event.count
-
-    def describe(self, name: str) -> str:
-        return f"{name} ({len(self.received)} of {self.event.count})" if self.event.count > 1 else name
 
 
 class GroupWait:
@@ -128,52 +115,62 @@ class GroupWait:
         self._deadline = deadline
         self._handled = handled
         self._payload_limit = payload_limit
-        self._progress = {name: _Progress(event) for name, event in events.items()}
+        self._progress = GroupProgress(events)
         self._book: Book | None = None
-        self._recording: set[str] = set()
+        self._subscription: Subscription | None = None
+        self._caught_up = asyncio.Event()
         self._recorded = asyncio.Event()
         self._expired = False
-        self._verdict: asyncio.Future[Verdict] | None = None
+        self._keep_sessions = False
+        self._verdict: Verdict | None = None
+        self._decided = asyncio.Event()
 
     async def run(self) -> Verdict:
-        """Wait, and say how it ended.
-
-        :raises EventTriggersError: never for a broker or an API that is away; those are waited for.
-        """
-        self._verdict = asyncio.get_running_loop().create_future()
+        """Wait, and say how it ended. A broker or an API that is away is waited for."""
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._expire, name="event_triggers: deadline")
                 group.start_soon(self._work, name="event_triggers: wait")
-                await asyncio.wait({self._verdict})
+                await self._decided.wait()
                 group.cancel_scope.cancel()
         except Exception as error:
             cause = root_cause(error)
             if isinstance(cause, EventTriggersError):
                 return Verdict(Status.ERROR, text=f"{type(cause).__name__}: {cause}")
             raise
-        verdict = self._verdict.result()
-        if verdict.final:
-            await self._hub.forget(self._group.identity, (one.event.source for one in self._progress.values()))
-        return verdict
+        if self._over_for_good():
+            await self._hub.forget(self._group.identity, (one.event.source for one in self._progress))
+        assert self._verdict is not None  # noqa: S101 - decided above
+        return self._verdict
 
-    def _decide(self, verdict: Verdict) -> None:
-        assert self._verdict is not None  # noqa: S101 - set by run()
-        if not self._verdict.done():
-            self._verdict.set_result(verdict)
+    def _decide(self, status: Status, text: str = "") -> None:
+        if self._verdict is None:
+            progress = self._progress
+            self._verdict = Verdict(status, progress.outcomes(), progress.missing(), text, progress.counts())
+            self._keep_sessions = progress.recording
+            self._decided.set()
+
+    def _over_for_good(self) -> bool:
+        """Whether what the brokers keep for this group can go."""
+        return self._verdict is not None and self._verdict.final and not self._keep_sessions
 
     # ------------------------------------------------------------------ the parts that run side by side
 
     async def _expire(self) -> None:
         await self._clock.sleep((self._deadline - self._clock.now()).total_seconds())
         self._expired = True
-        with anyio.move_on_after(_FINISH_RECORDING):
-            while self._recording:
-                self._recorded.clear()
-                await self._recorded.wait()
-        missing = [one.describe(name) for name, one in self._progress.items() if not one.done]
-        trouble = self._book.trouble if self._book else "Airflow's API could not be reached"
-        self._decide(Verdict(Status.TIMEOUT, missing=missing, text=trouble or "", arrivals=self._counts()))
+        async with move_on_after(self._clock, FINISH_RECORDING):
+            await self._caught_up.wait()
+            while self._progress.recording or (self._subscription is not None and self._subscription.waiting):
+                await self._next_recorded()
+        if self._progress.missing():
+            trouble = self._book.trouble if self._book else self._ledger.trouble
+            self._decide(Status.TIMEOUT, trouble or "")
+            return
+        # The last one came in time, and the verdict only waits for the brokers to be told.
+        async with move_on_after(self._clock, FINISH_SETTLING):
+            await self._decided.wait()
+        self._decide(Status.COMPLETE)
 
     async def _work(self) -> None:
         async with self._ledger.open(self._group, self._markers, _tell) as book:
@@ -182,33 +179,46 @@ class GroupWait:
             if await self._over(book):
                 return
             async with self._hub.subscribe(self._group.identity, self._interests()) as subscription:
+                self._subscription = subscription
                 try:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._follow_marks, book, subscription, name="event_triggers: marks")
+                        group.start_soon(self._catch_up, subscription, name="event_triggers: catch up")
                         await self._receive(book, subscription)
                         group.cancel_scope.cancel()
                 finally:
-                    verdict = self._verdict.result() if self._verdict and self._verdict.done() else None
-                    subscription.over = verdict is not None and verdict.final
+                    subscription.over = self._over_for_good()
+
+    async def _catch_up(self, subscription: Subscription) -> None:
+        await subscription.live()
+        self._caught_up.set()
 
     async def _receive(self, book: Book, subscription: Subscription) -> None:
-        log.info("waiting for %s until %s", ", ".join(self._missing()), self._deadline.isoformat(timespec="seconds"))
-        while not self._expired:
-            deliveries = await subscription.receive()
-            if self._expired:
-                return
-            await self._record(book, deliveries)
-            for delivery in deliveries:
-                delivery.accept()
+        until = self._deadline.isoformat(timespec="seconds")
+        log.info("waiting for %s until %s", ", ".join(self._progress.missing()), until)
+        while True:
+            await self._record(book, await subscription.receive())
+            self._recorded.set()
             if await self._over(book, subscription):
                 return
+
+    async def _next_recorded(self) -> None:
+        self._recorded.clear()
+        await self._recorded.wait()
 
     async def _follow_marks(self, book: Book, subscription: Subscription) -> None:
         while True:
             for name, state in (await book.marked()).items():
-                if name in self._recording or self._progress[name].done:
-                    continue
-                self._marked_by_hand(name, state)
+                one = self._progress[name]
+                under_way = one.recording
+                while one.recording:
+                    await self._next_recorded()
+                if one.done and (state != "failed" or under_way):
+                    continue  # our own mark, or one that it has overtaken
+                if state == "success":
+                    await self._look_up(book, one)
+                else:
+                    self._marked_by_hand(one, state)
                 subscription.drop(name)
             if await self._over(book, subscription):
                 return
@@ -216,92 +226,87 @@ class GroupWait:
     # ------------------------------------------------------------------ what is there, and when it is over
 
     async def _read_back(self, book: Book) -> None:
+        unmarked = []
         for name, state in (await book.load()).items():
-            progress = self._progress[name]
+            one = self._progress[name]
             if state == "success":
-                progress.known = False
+                one.known = False
             elif state in ("failed", "skipped"):
-                self._marked_by_hand(name, state)
-            elif progress.event.count > 1:
-                progress.received = await book.received(name)
+                self._marked_by_hand(one, state)
+            elif one.event.count > 1:
+                one.received = await book.received(name)
+                if one.done:  # the last try was ended between recording and marking
+                    unmarked.append(Arrival(name, (), one.event.count))
+        if unmarked:
+            await book.record(unmarked)
+        if self._progress.missing():
+            # A queue may deliver once more what was recorded but not acknowledged.
+            await self._look_up_unknown(book, (one for one in self._progress if not one.event.source.replayable))
 
-    def _marked_by_hand(self, name: str, state: str) -> None:
-        self._progress[name].by_hand = state
-        log.info("event %s: its marker was marked %s by hand; it is waited for no longer", name, state)
+    def _marked_by_hand(self, one: EventProgress, state: str) -> None:
+        one.by_hand = state
+        log.info("event %s: its marker was marked %s by hand; it is waited for no longer", one.name, state)
 
     async def _over(self, book: Book, subscription: Subscription | None = None) -> bool:
         """Decide if there is something to decide."""
-        failed = [name for name, one in self._progress.items() if one.by_hand == "failed"]
-        missing = self._missing()
+        failed = ", ".join(self._progress.failed)
         if failed:
-            text = (
-                f"the marker of {', '.join(failed)} was marked failed; clear it together with the sensor to wait again"
-            )
-            self._decide(Verdict(Status.FAILED, missing=missing, text=text))
-        elif not missing or await self._unhandled(book):
-            await self._look_up_unknown(book)
-            if subscription is not None and not missing:
-                with anyio.move_on_after(_FINISH_SETTLING):
-                    await subscription.settled()
-            status = Status.COMPLETE if not missing else Status.ARRIVALS
-            self._decide(Verdict(status, received=self._received(), missing=missing, arrivals=self._counts()))
-        else:
-            return False
+            text = f"the marker of {failed} was marked failed; clear it together with the sensor to wait again"
+            self._decide(Status.FAILED, text)
+            return True
+        if self._progress.missing():
+            if subscription is not None and subscription.waiting:
+                return False  # more has come meanwhile: it goes along
+            if not await self._unhandled(book):
+                return False
+        await self._look_up_unknown(book, self._progress)
+        complete = not self._progress.missing()
+        if complete and subscription is not None:
+            async with move_on_after(self._clock, FINISH_SETTLING):
+                await subscription.settled()
+        self._decide(Status.COMPLETE if complete else Status.ARRIVALS)
         return True
 
     async def _unhandled(self, book: Book) -> bool:
         """Whether there is something that the handler of arrivals has not been given yet."""
         if self._handled is None:
             return False
-        for name, one in self._progress.items():
-            if not one.known and not self._handled.get(name):
-                await self._look_up(book, name)
-        return any(count > self._handled.get(name, 0) for name, count in self._counts().items())
+        handled = self._handled
+        await self._look_up_unknown(book, (one for one in self._progress if not handled.get(one.name)))
+        return any(count > handled.get(name, 0) for name, count in self._progress.counts().items())
 
-    async def _look_up_unknown(self, book: Book) -> None:
-        for name, one in self._progress.items():
-            if not one.known:
-                await self._look_up(book, name)
+    async def _look_up_unknown(self, book: Book, events: Iterable[EventProgress]) -> None:
+        unknown = [one for one in events if not one.known]
+        async with anyio.create_task_group() as group:
+            for one in unknown:
+                group.start_soon(self._look_up, book, one, name=f"event_triggers: look up {one.name}")
 
-    async def _look_up(self, book: Book, name: str) -> None:
-        one = self._progress[name]
-        one.received = await book.received(name, payloads=False)
-        one.known = True
-        if len(one.received) < one.event.count:
-            one.by_hand = "success"
-
-    def _missing(self) -> list[str]:
-        return [one.describe(name) for name, one in self._progress.items() if not one.done]
-
-    def _counts(self) -> dict[str, int]:
-        return {name: len(one.received) for name, one in self._progress.items() if one.received}
-
-    def _received(self) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for name, one in self._progress.items():
-            facts = [received.facts() for received in one.received]
-            if one.by_hand is not None:
-                result[name] = {"marked_by_hand": one.by_hand, "messages": facts}
-            elif facts:
-                result[name] = facts if one.event.count > 1 else facts[-1]
-        return result
+    async def _look_up(self, book: Book, one: EventProgress) -> None:
+        """Read what a green marker holds; when it holds too little, a person has marked it."""
+        received = await book.received(one.name)
+        if one.recording:
+            while one.recording:
+                await self._next_recorded()
+            received = one.received
+        one.received, one.known = received, True
+        if not one.done:
+            self._marked_by_hand(one, "success")
 
     # ------------------------------------------------------------------ messages
 
     def _interests(self) -> list[Interest]:
         interests = []
-        for name, one in self._progress.items():
+        for one in self._progress:
             source, match = one.event.source, one.event.match
-            count = 0 if one.done else one.event.count - len(one.received)
-            if one.done and source.replayable:
+            if one.done and (source.replayable or not one.received):
                 continue
             interests.append(
                 Interest(
-                    name,
+                    one.name,
                     source,
                     pattern=match if isinstance(match, Mapping) else None,
                     accepts=load_callable(match) if isinstance(match, str) else None,
-                    count=count,
+                    count=one.missing,
                     since=None if one.event.since is None else parse_datetime(one.event.since),
                     recorded=frozenset(received.id for received in one.received),
                 )
@@ -309,25 +314,43 @@ class GroupWait:
         return interests
 
     async def _record(self, book: Book, deliveries: Sequence[Delivery]) -> None:
+        new: dict[str, list[Received]] = {}
         received_at = self._clock.now().isoformat(timespec="milliseconds")
-        touched: dict[str, None] = {}
         for delivery in deliveries:
+            if self._too_late(delivery.message):
+                continue
             for name in delivery.events:
-                one = self._progress[name]
-                if not one.done:
-                    one.received += (self._receive_one(delivery, one, received_at),)
-                    touched[name] = None
-        self._recording.update(touched)
-        try:
-            await book.record([Arrival(n, self._progress[n].received, self._progress[n].event.count) for n in touched])
-        finally:
-            self._recording.difference_update(touched)
-            self._recorded.set()
-        for name in touched:
-            self._say_arrived(name)
+                if not self._progress[name].done:
+                    messages = new.setdefault(name, [])
+                    messages.append(self._received(delivery.message, self._progress[name], len(messages), received_at))
+        if new:
+            await self._record_new(book, new)
+        for delivery in deliveries:
+            held = any(name in new and self._progress[name].holds(delivery.message.id) for name in delivery.events)
+            if held:
+                delivery.accept()
+            else:
+                delivery.decline()
 
-    def _receive_one(self, delivery: Delivery, one: _Progress, received_at: str) -> Received:
-        message = delivery.message
+    async def _record_new(self, book: Book, new: Mapping[str, Sequence[Received]]) -> None:
+        arrivals = []
+        for name, messages in new.items():
+            self._progress[name].recording = len(messages)
+            arrivals.append(Arrival(name, tuple(messages), self._progress[name].event.count))
+        try:
+            held = await book.record(arrivals)
+        finally:
+            for name in new:
+                self._progress[name].recording = 0
+        for name in new:
+            self._progress[name].received = held[name]
+        for name in new:
+            self._say_arrived(self._progress[name])
+
+    def _too_late(self, message: Message) -> bool:
+        return self._expired and message.timestamp is not None and message.timestamp > self._deadline
+
+    def _received(self, message: Message, one: EventProgress, before: int, received_at: str) -> Received:
         return Received(
             source=message.source,
             stream=message.stream,
@@ -336,19 +359,14 @@ class GroupWait:
             timestamp=message.timestamp.isoformat(timespec="milliseconds") if message.timestamp else None,
             received_at=received_at,
             payload=payload_of(message, self._payload_limit),
-            note=note_of(message, received_at, len(one.received) + 1, one.event.count),
+            note=note_of(message, received_at, len(one.received) + before + 1, one.event.count),
         )
 
-    def _say_arrived(self, name: str) -> None:
-        one = self._progress[name]
+    def _say_arrived(self, one: EventProgress) -> None:
         last = one.received[-1]
-        if one.event.count == 1:
-            one.received = (replace(last, payload=None),)  # the ledger has it; do not keep it for hours
         where = f"{last.source} {shown(last.stream)} {shown(last.position)}"
-        missing = self._missing()
-        log.info(
-            "event %s: %s; %s", one.describe(name), where, f"missing: {', '.join(missing)}" if missing else "complete"
-        )
+        missing = ", ".join(self._progress.missing())
+        log.info("event %s: %s; %s", one.describe(), where, f"missing: {missing}" if missing else "complete")
 
 
 def _tell(level: int, text: str) -> None:

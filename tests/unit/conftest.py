@@ -7,11 +7,20 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.unit.hub_kit import Kit
+from tests.unit.wait_kit import WaitKit
 
 
 @pytest.fixture
 async def kit() -> AsyncIterator[Kit]:
     """A hub on a broker in memory; when the test ends, nothing of it may be left."""
     kit = Kit()
+    yield kit
+    await kit.check_nothing_left()
+
+
+@pytest.fixture
+async def waits() -> AsyncIterator[WaitKit]:
+    """A hub and a ledger in memory; when the test ends, nothing of them may be left."""
+    kit = WaitKit()
     yield kit
     await kit.check_nothing_left()

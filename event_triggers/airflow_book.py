@@ -1,0 +1,249 @@
+"""One group's part of the ledger in a real Airflow.
+
+Flow of one recording: payload, facts, then the mark with its note (or, while more is wanted, the note alone). The
+facts are the point at which a message counts as recorded. Where XComs exist already they are read first, and what
+they hold is kept.
+
+Invariants: a marker's XComs are written by one task at a time in this process. Against another triggerer that writes
+the same marker in the same tenth of a second there is no lock; it happens only while a triggerer that was given up
+still lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import anyio
+
+from event_triggers.airflow_api import AirflowApi, path_of
+from event_triggers.clock import Clock
+from event_triggers.errors import AirflowApiError
+from event_triggers.ledger import Arrival, Book, GroupRef, Received, as_text, facts_of, held_by, merged
+from event_triggers.marking import Mark, MarkingLine
+from event_triggers.xcoms import MarkerKey, XComs
+
+__all__ = ["ASK_AGAIN", "END_STATES", "FACTS_KEY", "PAYLOAD_KEY", "AirflowBook", "Desk"]
+
+ASK_AGAIN = 30.0
+"""Seconds until something that Airflow refused is tried again."""
+END_STATES = ("success", "failed", "skipped")
+FACTS_KEY = "event"
+PAYLOAD_KEY = "return_value"
+MARKER_OPERATOR = "EventMarker"
+_PAGE = 100
+
+T = TypeVar("T")
+
+
+@dataclass
+class Desk:
+    """What all books of one triggerer use."""
+
+    api: AirflowApi
+    marks: MarkingLine
+    xcoms: XComs
+    clock: Clock
+    _locks: WeakValueDictionary[MarkerKey, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    def lock(self, key: MarkerKey) -> asyncio.Lock:
+        """Whoever holds it may write the XComs of this marker."""
+        return self._locks.setdefault(key, asyncio.Lock())
+
+    async def markers(self, dag_id: str, run_id: str, **filters: Any) -> list[dict[str, Any]]:
+        """The marker task instances of a run, page by page; ``~`` stands for all.
+
+        :raises AirflowApiError: when Airflow refuses.
+        """
+        path = path_of("dags", dag_id, "dagRuns", run_id, "taskInstances")
+        rows: list[dict[str, Any]] = []
+        while True:
+            params = {"operator": MARKER_OPERATOR, "limit": _PAGE, "offset": len(rows), "order_by": "id", **filters}
+            answer = await self.api.call("GET", path, params=params)
+            page = answer["task_instances"]
+            rows += page
+            if not page or len(rows) >= answer["total_entries"]:
+                return rows
+
+
+class AirflowBook(Book):
+    """The markers of one group."""
+
+    def __init__(
+        self, desk: Desk, group: GroupRef, markers: Mapping[str, str], tell: Callable[[int, str], None]
+    ) -> None:
+        self._desk = desk
+        self._group = group
+        self._tell = tell
+        self.keys = {e: MarkerKey(group.dag_id, group.run_id, task, group.map_index) for e, task in markers.items()}
+        self._states: dict[str, str] = {}
+        self._rounds: dict[str, str] = {}
+        self._begun: set[str] = set()
+        """Events whose XComs exist."""
+        self._news: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._said: set[object] = set()
+        self._troubles: dict[object, str] = {}
+
+    @property
+    def trouble(self) -> str | None:
+        return next(iter(self._troubles.values()), self._desk.api.trouble)
+
+    # ------------------------------------------------------------------ reading
+
+    async def load(self) -> dict[str, str | None]:
+        found = await self._patiently(self._own_markers)
+        self._rounds = {event: str(row["id"]) for event, row in found.items()}
+        states = {event: found[event]["state"] if event in found else None for event in self.keys}
+        self._states = {event: state for event, state in states.items() if state in END_STATES}
+        return states
+
+    async def look(self) -> None:
+        """Ask for this run's markers alone.
+
+        :raises AirflowApiError: when Airflow refuses.
+        """
+        found = await self._own_markers()
+        self.changed({event: row["state"] for event, row in found.items() if row["state"] in END_STATES})
+
+    def cannot_look(self, error: AirflowApiError) -> None:
+        """Looking was refused; the group's log says so, once."""
+        self._say(f"marks made by hand are not seen, because {error}", "look", level=logging.WARNING)
+
+    async def _own_markers(self) -> dict[str, dict[str, Any]]:
+        rows = await self._desk.markers(self._group.dag_id, self._group.run_id)
+        found = {row["task_id"]: row for row in rows if row["map_index"] == self._group.map_index}
+        return {event: found[key.task_id] for event, key in self.keys.items() if key.task_id in found}
+
+    def changed(self, states: Mapping[str, str]) -> None:
+        """Take in what a look has shown."""
+        news = {event: state for event, state in states.items() if self._states.get(event) != state}
+        if news:
+            self._states.update(news)
+            self._news.update(news)
+            self._changed.set()
+
+    async def marked(self) -> dict[str, str]:
+        while not self._news:
+            self._changed.clear()
+            await self._changed.wait()
+        news, self._news = self._news, {}
+        return news
+
+    async def received(self, event: str) -> tuple[Received, ...]:
+        facts = await self._patiently(lambda: self._desk.xcoms.get(self.keys[event], FACTS_KEY))
+        if facts is not None:
+            self._begun.add(event)
+        return held_by(facts, self._rounds.get(event, ""))
+
+    async def sensor_state(self) -> str | None:
+        key = MarkerKey(self._group.dag_id, self._group.run_id, self._group.task_id, self._group.map_index)
+        try:
+            state = (await self._desk.api.call("GET", key.instance))["state"]
+        except AirflowApiError as error:
+            if error.status != 404:
+                raise
+            return "removed"
+        return None if state is None else str(state)
+
+    # ------------------------------------------------------------------ writing
+
+    async def record(self, arrivals: Sequence[Arrival]) -> Mapping[str, tuple[Received, ...]]:
+        held: dict[str, tuple[Received, ...]] = {}
+        async with anyio.create_task_group() as group:
+            for arrival in arrivals:
+                name = f"event_triggers: record {arrival.event}"
+                group.start_soon(self._record_one, arrival, held, name=name)
+        return held
+
+    async def _record_one(self, arrival: Arrival, held: dict[str, tuple[Received, ...]]) -> None:
+        key = self.keys[arrival.event]
+        async with self._desk.lock(key):
+            now = await self._patiently(lambda: self._store(arrival))
+        note = arrival.messages[-1].note if arrival.messages else None
+        if len(now) >= arrival.wanted:
+            await self._patiently(lambda: self._desk.marks.mark(Mark(key, note)))
+            self._states[arrival.event] = "success"
+        elif note:
+            await self._patiently(lambda: self._desk.api.call("PATCH", key.instance, json={"note": note}))
+        held[arrival.event] = tuple(replace(one, payload=None, note="") for one in now)
+
+    async def _store(self, arrival: Arrival) -> tuple[Received, ...]:
+        """Write both XComs; give what the marker holds then."""
+        event, key = arrival.event, self.keys[arrival.event]
+        round_ = self._rounds.get(event, "")
+        now = merged((), arrival)
+        if event in self._begun or not now or not await self._write_payloads(arrival, None, now):
+            facts = await self._desk.xcoms.get(key, FACTS_KEY)
+            held = held_by(facts, round_)
+            now = merged(held, arrival)
+            if len(now) == len(held):
+                return held
+            before = await self._payloads(key, facts["wanted"], len(held)) if held else []
+            await self._write_payloads(arrival, before, now[len(held) :])
+        self._begun.add(event)
+        facts = facts_of(now, arrival.wanted, round_)
+        if not await self._desk.xcoms.create(key, FACTS_KEY, facts):
+            await self._desk.xcoms.replace(key, FACTS_KEY, facts)
+        return now
+
+    async def _payloads(self, key: MarkerKey, wanted: int, count: int) -> list[Any]:
+        """The payloads of the messages that the facts name; more may be there, of a recording that was cut off."""
+        value = await self._desk.xcoms.get(key, PAYLOAD_KEY)
+        payloads = value if wanted > 1 and isinstance(value, list) else [value]
+        return [*payloads, *([None] * count)][:count]
+
+    async def _write_payloads(self, arrival: Arrival, before: list[Any] | None, new: Sequence[Received]) -> bool:
+        """Write what was there before and what is new; with ``None`` for before, only where nothing is yet."""
+        payloads = [one.payload for one in new]
+        try:
+            return await self._try_payloads(arrival, before, payloads)
+        except AirflowApiError as error:
+            if error.status not in (400, 413, 422):
+                raise
+            # Airflow reserves some keys, and a proxy may limit sizes: the event has come all the same.
+            text = f"event {arrival.event}: the payload is not stored as it came, because {error}"
+            self._say(text, level=logging.WARNING)
+            return await self._try_payloads(arrival, before, [_refused(payload, error) for payload in payloads])
+
+    async def _try_payloads(self, arrival: Arrival, before: list[Any] | None, new: list[Any]) -> bool:
+        key = self.keys[arrival.event]
+        value = [*(before or ()), *new] if arrival.wanted > 1 else new[-1]
+        if before is None:
+            return await self._desk.xcoms.create(key, PAYLOAD_KEY, value)
+        await self._desk.xcoms.replace(key, PAYLOAD_KEY, value)
+        return True
+
+    # ------------------------------------------------------------------ patience
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until Airflow does not refuse: a right may be granted, a marker may still be expanded."""
+        try:
+            while True:
+                try:
+                    return await call()
+                except AirflowApiError as error:
+                    self._troubles[call] = str(error)
+                    # A right that is missing is missing for every marker; the log says it once.
+                    about = error.status if error.status in (401, 403) else str(error)
+                    self._say(
+                        f"{error}. Tried again every {ASK_AGAIN:.0f} s; nothing is acknowledged meanwhile.", about
+                    )
+                await self._desk.clock.sleep(ASK_AGAIN)
+        finally:
+            self._troubles.pop(call, None)
+
+    def _say(self, text: str, about: object = None, *, level: int = logging.ERROR) -> None:
+        about = text if about is None else about
+        if about not in self._said:
+            self._said.add(about)
+            self._tell(level, text)
+
+
+def _refused(payload: Any, error: AirflowApiError) -> dict[str, str]:
+    # Text is longer still, so what is too large is left out.
+    return {"refused": str(error)[:500]} if error.status == 413 else as_text(payload, str(error))
