@@ -19,13 +19,14 @@ from event_triggers.errors import ConnectionMissingError
 from event_triggers.message import Message
 from event_triggers.sources.base import BrokerConnection, Opening, Outcome, Settlement, Stream
 from event_triggers.sources.sqs import SqsQueue
+from event_triggers.testing import ManualClock
 from servers.sqs import SqsServer
 
 with contextlib.suppress(ImportError):
     # Takes seconds on a busy machine, the first time: better here than within a test's patience.
     import airflow.providers.amazon.aws.hooks.sqs  # noqa: F401
 
-__all__ = ["PATIENCE", "Gate", "Queue", "opening", "pull", "settle"]
+__all__ = ["PATIENCE", "Gate", "Queue", "asleep", "opening", "pull", "settle"]
 
 PATIENCE = 20.0
 """Seconds that any single step may take at most."""
@@ -42,6 +43,12 @@ def opening(endpoint: str, *, clock: Clock | None = None, **connection: Any) -> 
         return BrokerConnection(conn_id, "aws", extra=extra, **given)
 
     return Opening(connection=look_up, clock=clock or SystemClock())
+
+
+async def asleep(clock: ManualClock, count: int = 1) -> None:
+    """Return when so many tasks sleep."""
+    with anyio.fail_after(PATIENCE):
+        await clock.wait_for_sleepers(count)
 
 
 async def pull(stream: Stream, count: int = 1) -> list[Message]:

@@ -16,7 +16,7 @@ from event_triggers.sources.sqs import SqsQueue
 from event_triggers.testing import ManualClock
 from servers.process import ServerFailed
 from servers.sqs import ElasticMqServer, MotoServer, SqsServer
-from tests.integration.sqs_support import PATIENCE, Gate, Queue, opening, pull, settle
+from tests.integration.sqs_support import PATIENCE, Gate, Queue, asleep, opening, pull, settle
 from tests.support import missing
 
 
@@ -115,19 +115,19 @@ class TestHolding:
         async with queue.source(visibility_timeout=40).open(opening(gate.endpoint, clock=clock)) as stream:
             messages = await pull(stream, 12)
             await settle(stream, *messages[:10])
-            await clock.wait_for_sleepers()
+            await asleep(clock)
             for rounds in (1, 2, 3):
                 clock.advance(10)
                 extended = await gate.wait_for("ChangeMessageVisibilityBatch", rounds)
                 entries = extended[-1]["Entries"]
                 assert {entry["ReceiptHandle"] for entry in entries} == {m.receipt.handle for m in messages[10:]}
                 assert {entry["VisibilityTimeout"] for entry in entries} == {40}
-                await clock.wait_for_sleepers()
+                await asleep(clock)
             await settle(stream, *messages[10:])
             clock.advance(10)
-            await clock.wait_for_sleepers()
+            await asleep(clock)
             clock.advance(10)
-            await clock.wait_for_sleepers()
+            await asleep(clock)
             assert len(gate.asked("ChangeMessageVisibilityBatch")) == 3
         assert len(gate.asked("ChangeMessageVisibilityBatch")) == 3, "closing gave back what was settled"
 
@@ -135,12 +135,12 @@ class TestHolding:
         queue = Queue(server)
         clock = ManualClock()
         async with queue.source(visibility_timeout=40).open(opening(gate.endpoint, clock=clock)) as stream:
-            await clock.wait_for_sleepers()
+            await asleep(clock)
             clock.advance(5)
             await queue.send("fresh")
             await pull(stream)
             clock.advance(5)
-            await clock.wait_for_sleepers()
+            await asleep(clock)
             assert gate.asked("ChangeMessageVisibilityBatch") == []
 
     async def test_many_are_extended_in_batches(self, server: SqsServer, gate: Gate) -> None:
@@ -149,7 +149,7 @@ class TestHolding:
         await queue.send(*(str(n) for n in range(23)))
         async with queue.source().open(opening(gate.endpoint, clock=clock)) as stream:
             messages = await pull(stream, 23)
-            await clock.wait_for_sleepers()
+            await asleep(clock)
             clock.advance(15)
             batches = await gate.wait_for("ChangeMessageVisibilityBatch", 3)
             assert [len(batch["Entries"]) for batch in batches] == [10, 10, 3]
@@ -168,14 +168,14 @@ class TestHolding:
             (message,) = await pull(stream)
             # Somebody deletes it behind our back: no receipt is good any more.
             await queue.call("delete_message", ReceiptHandle=message.receipt.handle)
-            await clock.wait_for_sleepers()
+            await asleep(clock)
             clock.advance(15)
             await gate.wait_for("ChangeMessageVisibilityBatch", 1)
-            await clock.wait_for_sleepers()
+            await asleep(clock)
             assert message.id in caplog.text
             assert "will come again" in caplog.text
             clock.advance(30)
-            await clock.wait_for_sleepers()
+            await asleep(clock)
             assert len(gate.asked("ChangeMessageVisibilityBatch")) == 1
 
     async def test_closing_gives_back_at_once(self, server: SqsServer) -> None:

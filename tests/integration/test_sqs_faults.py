@@ -14,7 +14,7 @@ from event_triggers.sources.base import Outcome
 from event_triggers.testing import ManualClock
 from servers.proxy import TcpProxy
 from servers.sqs import MotoServer, SqsServer
-from tests.integration.sqs_support import Edit, Gate, Queue, opening, pull, settle
+from tests.integration.sqs_support import Edit, Gate, Queue, asleep, opening, pull, settle
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,8 @@ class TestPartialFailures:
             assert len(gate.asked("DeleteMessageBatch")) == 3
             # Settling all again only asks for what is still due.
             await settle(stream, one, two)
-            assert [entry["ReceiptHandle"] for entry in gate.asked("DeleteMessageBatch")[-1]["Entries"]] == [
-                two.receipt.handle
-            ]
+            (last,) = gate.asked("DeleteMessageBatch")[3:]
+            assert [entry["ReceiptHandle"] for entry in last["Entries"]] == [two.receipt.handle]
 
     async def test_what_cannot_be_mended_is_not_repeated(self, server: SqsServer, gate: Gate) -> None:
         queue = Queue(server)
@@ -117,7 +116,7 @@ class TestPartialFailures:
             gate.refuse("ChangeMessageVisibilityBatch", "AccessDenied")
             gate.edit("ChangeMessageVisibilityBatch", refusing("0"))
             for rounds in (1, 2, 3):
-                await clock.wait_for_sleepers()
+                await asleep(clock)
                 clock.advance(15)
                 await gate.wait_for("ChangeMessageVisibilityBatch", rounds)
 
@@ -200,7 +199,7 @@ class TestBrokenNetwork:
         async with queue.source().open(opening(gate.endpoint, clock=clock)) as stream:
             pulling = asyncio.create_task(pull(stream), name="pulling")
             await gate.wait_for("ReceiveMessage", 1)
-            await clock.wait_for_sleepers(2)
+            await asleep(clock, 2)
             assert min(clock.sleepers) == 1.0
             pulling.cancel()
             await asyncio.wait({pulling})
