@@ -1,4 +1,4 @@
-"""A throw-away PostgreSQL cluster: own port, own folder, durable only as far as tests need it (``fsync`` is off).
+"""A throw-away PostgreSQL cluster: own port, own folder, durable as far as tests need it.
 
 PostgreSQL refuses to run as root, so there it runs as the system user ``postgres``, whom Debian's package creates.
 :meth:`Postgres.stop`, :meth:`Postgres.kill` and :meth:`Postgres.start` again keep port and data; :meth:`Postgres.close`
@@ -23,8 +23,8 @@ from servers.process import ManagedProcess, ServerFailed, free_port
 __all__ = ["Postgres", "find_binaries"]
 
 _SETTINGS = {
+    # What is committed survives SIGKILL (so synchronous_commit stays on), not the end of the machine.
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_connections": "300",
     "listen_addresses": "127.0.0.1",
@@ -71,6 +71,11 @@ class Postgres:
             log=self.home / "postgres.log",
             cwd=self.home,
         )
+
+    @property
+    def pid(self) -> int:
+        """The process id of the postmaster."""
+        return self._process.pid
 
     def start(self) -> Postgres:
         """Start it, making the cluster first when there is none, and return when it takes connections."""
