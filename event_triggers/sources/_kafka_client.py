@@ -321,10 +321,14 @@ class KafkaClient:
             host, _, port = server.rpartition(":")
             try:
                 connection = await create_conn(host.strip("[]"), int(port), **self._connection_arguments())
+                try:
+                    # A broker that expects a login or a certificate may only now say so.
+                    await connection.send(TopicsRequest(()))
+                finally:
+                    connection.close()
             except (kafka_errors.KafkaError, OSError, asyncio.TimeoutError) as error:
                 reasons[server] = self._reason(error)
             else:
-                connection.close()
                 reasons[server] = "it answers now"
 
         async with anyio.create_task_group() as group:
@@ -345,10 +349,12 @@ class KafkaClient:
 
     def _reason(self, error: BaseException) -> str:
         check_protocol = f"check security.protocol ({self.settings.protocol})"
+        if isinstance(error, kafka_errors.KafkaConnectionError) and isinstance(error.__cause__, OSError):
+            error = error.__cause__
         if isinstance(error, kafka_errors.SaslAuthenticationFailed | kafka_errors.AuthenticationFailedError):
             return f"the login was refused ({error}); check sasl.username, sasl.password and sasl.mechanism"
         if isinstance(error, kafka_errors.UnsupportedSaslMechanismError | kafka_errors.IllegalSaslStateError):
-            return f"this kind of login is not known there ({error}); check sasl.mechanism and security.protocol"
+            return f"{self.settings.mechanism} is not among its logins; check sasl.mechanism and security.protocol"
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted ({error.verify_message}); check ssl.ca.location and the host's name"
         if isinstance(error, ssl.SSLError):
@@ -364,5 +370,5 @@ class KafkaClient:
 
 
 def _told(error: BaseException) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name, text = type(error).__name__, str(error)
+    return text if name in text else f"{name}: {text}" if text else name

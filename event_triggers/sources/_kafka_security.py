@@ -39,7 +39,7 @@ def tls_context(settings: KafkaSettings) -> ssl.SSLContext | None:
     trust: ssl.SSLContext = _attempt(settings, "ssl.ca.location or ssl.ca.pem", lambda: _trust(tls))
     if tls.crl_location is not None:
         location = tls.crl_location
-        _attempt(settings, "ssl.crl.location", lambda: trust.load_verify_locations(cafile=location))
+        _attempt(settings, "ssl.crl.location", lambda: trust.load_verify_locations(cafile=_existing(location)))
         trust.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     if tls.ciphers is not None:
         ciphers = tls.ciphers
@@ -70,8 +70,7 @@ def _trust(tls: TlsSettings) -> ssl.SSLContext:
         return ssl.create_default_context()
     cafile = capath = None
     if tls.ca_location is not None:
-        if not Path(tls.ca_location).exists():
-            raise FileNotFoundError(2, "there is no such file", tls.ca_location)
+        _existing(tls.ca_location)
         capath = tls.ca_location if Path(tls.ca_location).is_dir() else None
         cafile = tls.ca_location if capath is None else None
     return ssl.create_default_context(cafile=cafile, capath=capath, cadata=tls.ca_pem)
@@ -84,12 +83,19 @@ def _load_certificate(context: ssl.SSLContext, tls: TlsSettings) -> None:
         certificate = tls.certificate_location or _written(scratch, "certificate.pem", tls.certificate_pem)
         key = tls.key_location or (_written(scratch, "key.pem", tls.key_pem) if tls.key_pem else None)
         for path in (certificate, key):
-            if path is not None and not Path(path).is_file():
-                raise FileNotFoundError(2, "there is no such file", path)
+            if path is not None:
+                _existing(path)
         try:
             context.load_cert_chain(certificate, key, password)
         except ssl.SSLError as error:
             raise ValueError(_why_not(error)) from error
+
+
+def _existing(path: str) -> str:
+    """OpenSSL does not say which file it misses."""
+    if not Path(path).exists():
+        raise FileNotFoundError(2, "there is no such file", path)
+    return path
 
 
 def _why_not(error: ssl.SSLError) -> str:
