@@ -49,6 +49,16 @@ _CLOSE_SECONDS: Final = 4.0
 _T = TypeVar("_T")
 
 
+def _is_no_login(record: logging.LogRecord) -> bool:
+    """aiokafka shows every request when it logs at level DEBUG; logins hold the password."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(argument).__name__.startswith("SaslAuthenticate") for argument in arguments)
+
+
+# A named function, so adding it again after a reload changes nothing.
+logging.getLogger(create_conn.__module__).addFilter(_is_no_login)
+
+
 class OffsetsGone(Exception):
     """The broker has no such offsets.
 

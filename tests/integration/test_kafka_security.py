@@ -89,6 +89,16 @@ class TestLogin:
         assert "check sasl.username, sasl.password and sasl.mechanism" in text
         assert "wr0ng" not in text
 
+    @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+    async def test_password_is_not_logged(
+        self, secured: SecuredKafka, mechanism: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.DEBUG, logger=""):
+            await check(secured, opening(secured.sasl, **login(mechanism)))
+        assert "SaslHandShake" in caplog.text, "aiokafka no longer logs its requests"
+        assert "SaslAuthenticate" not in caplog.text
+        assert PASSWORD not in caplog.text
+
     async def test_other_mechanism(self, secured: SecuredKafka) -> None:
         text = await refused(opening(secured.plain_sasl_only, **login("SCRAM-SHA-256")))
         assert "SCRAM-SHA-256 is not among its logins" in text
