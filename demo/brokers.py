@@ -15,6 +15,7 @@ from servers.sqs import MotoServer
 
 __all__ = ["Brokers"]
 
+_HOST = "127.0.0.1"
 _SEND_WITHIN = 10.0
 
 
@@ -32,12 +33,12 @@ class Brokers:
         kafka.start()
         say(f"Kafka  {kafka.bootstrap}  (librdkafka's mock cluster)")
         self._sqs.start()
-        say(f"SQS    127.0.0.1:{self._sqs.port}  (moto)")
+        say(f"SQS    {_HOST}:{self._sqs.port}  (moto)")
         mqtt.start()
-        say(f"MQTT   {mqtt.host}:{mqtt.port}  (amqtt)")
+        say(f"MQTT   {_HOST}:{mqtt.port}  (amqtt)")
         self._queue_url = self._sqs.create_queue(QUEUE)
         self._kafka = _kafka_producer(kafka.bootstrap)
-        self._mqtt = _mqtt_client(mqtt.host, mqtt.port)
+        self._mqtt = _mqtt_client(mqtt.port)
         belongings.add(self._disconnect)
         self.connections = {
             "AIRFLOW_CONN_KAFKA_DEFAULT": _connection("kafka", extra={"bootstrap.servers": kafka.bootstrap}),
@@ -47,7 +48,8 @@ class Brokers:
                 password=self._sqs.secret_key,
                 extra={"region_name": self._sqs.region, "endpoint_url": self._sqs.endpoint_url},
             ),
-            "AIRFLOW_CONN_MQTT_DEFAULT": _connection("mqtt", host=mqtt.host, port=mqtt.port),
+            # amqtt speaks MQTT 3.1.1 only.
+            "AIRFLOW_CONN_MQTT_DEFAULT": _connection("mqtt", host=_HOST, port=mqtt.port, extra={"protocol": "3.1.1"}),
         }
 
     def publish(self, step: Step) -> None:
@@ -92,16 +94,16 @@ class Brokers:
 def _kafka_producer(bootstrap: str) -> Any:
     from confluent_kafka import Producer
 
-    # Without a partitioner to wait for, a message is on its way at once.
-    return Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
+    # It has nothing to say of a broker that ends before it.
+    return Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "log_level": 0})
 
 
-def _mqtt_client(host: str, port: int) -> Any:
+def _mqtt_client(port: int) -> Any:
     from paho.mqtt.client import Client
     from paho.mqtt.enums import CallbackAPIVersion
 
-    client = Client(CallbackAPIVersion.VERSION2)
-    client.connect(host, port)
+    client = Client(CallbackAPIVersion.VERSION2, client_id="demo")
+    client.connect(_HOST, port)
     client.loop_start()
     return client
 
