@@ -320,7 +320,11 @@ class KafkaClient:
                 f"{about}: a compressed message needs a package that is missing in the triggerer: {error}; "
                 f"install it with: pip install 'airflow-event-triggers[kafka]'"
             ) from error
-        except (kafka_errors.KafkaError, OSError, UnicodeDecodeError, asyncio.TimeoutError) as error:
+        except UnicodeDecodeError as error:
+            raise StreamError(
+                f"{about}: a message has a header whose name is not UTF-8; aiokafka cannot read it"
+            ) from error
+        except (kafka_errors.KafkaError, OSError, asyncio.TimeoutError) as error:
             raise StreamError(f"{about}: could not {what}: {_told(error)}") from error
 
     async def _why_not(self) -> Exception:

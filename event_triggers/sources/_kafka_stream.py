@@ -40,7 +40,7 @@ _WAIT: Final = 0.5
 _LOOK_AGAIN: Final = 1.0
 """Seconds between two looks for a topic or a partition that is missing."""
 _GONE_AFTER: Final = 5.0
-"""Seconds after which a missing topic counts as deleted, where the broker gives no topic ids."""
+"""Seconds after which a missing topic counts as deleted, where its id is not known."""
 _SLACK: Final = 5.0
 """Seconds beyond a request's time limit in which aiokafka may connect again by itself."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -191,13 +191,14 @@ class KafkaStream(LogStream):
             return
         missed = self._missing.pop(topic, None)
         new, old = self._client.identity(topic), self._ids.get(topic)
-        if new is None:
+        if new is None or old is None:
             if missed is not None and now - missed >= _GONE_AFTER:
                 self._forget(topic)
-        elif new not in self._former_ids:  # else a broker lags behind the others
-            if old is not None and old != new:
-                self._former_ids.add(old)
-                self._forget(topic)
+        elif new != old and new not in self._former_ids:  # a former one is told by a broker that lags behind
+            self._former_ids.add(old)
+            self._forget(topic)
+            old = None
+        if new is not None and old is None:
             self._ids[topic] = new
 
     def _forget(self, topic: str) -> None:
