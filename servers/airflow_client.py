@@ -24,7 +24,7 @@ class TimedOut(AssertionError):
 
 
 def wait_for(
-    look: Callable[[], T | None], *, timeout: float = 60, what: str | Callable[[], str] = "it", pause: float = 0.1
+    look: Callable[[], T | None], *, timeout: float = 120, what: str | Callable[[], str] = "it", pause: float = 0.1
 ) -> T:
     """Call ``look`` until it gives something true, and return that.
 
@@ -132,7 +132,7 @@ class AirflowClient:
         """The traceback of each DAG file that cannot be imported, by file name."""
         return {error["filename"]: error["stack_trace"] for error in self._pages("/importErrors", "import_errors")}
 
-    def wait_parsed(self, dag_id: str, *, timeout: float = 60) -> None:
+    def wait_parsed(self, dag_id: str, *, timeout: float = 120) -> None:
         """Return when Airflow knows the DAG.
 
         :raises TimedOut: when it does not in time; the import errors are in the message.
@@ -167,7 +167,7 @@ class AirflowClient:
         """Remove a run with all that belongs to it."""
         self.call("DELETE", f"/dags/{dag_id}/dagRuns/{run_id}")
 
-    def wait_run(self, dag_id: str, run_id: str, state: str | None = None, *, timeout: float = 60) -> str:
+    def wait_run(self, dag_id: str, run_id: str, state: str | None = None, *, timeout: float = 120) -> str:
         """Return when the run has ended, with its state.
 
         :param state: the state it must have in the end.
@@ -201,7 +201,7 @@ class AirflowClient:
         return {_name(task): task["state"] for task in self.tasks(dag_id, run_id)}
 
     def wait_states(
-        self, dag_id: str, run_id: str, wanted: Mapping[str, str | None], *, timeout: float = 60
+        self, dag_id: str, run_id: str, wanted: Mapping[str, str | None], *, timeout: float = 120
     ) -> dict[str, str | None]:
         """Return when every task named in ``wanted`` has its state there, with all states.
 
