@@ -99,6 +99,7 @@ class Channel:
             callables=callables,
             clock=opening.clock,
             responder=self,
+            index=self._index,
             satisfied=self._forget,
             tell=self.tell,
         )

@@ -44,6 +44,7 @@ class Fanout:
     :param source: any of the channel's sources.
     :param callables: runs match callables.
     :param responder: whom the groups answer, the channel.
+    :param index: the entries that see the channel's live messages.
     :param satisfied: called when an entry has all it wants.
     :param tell: writes into the logs of all groups that listen.
     """
@@ -55,6 +56,7 @@ class Fanout:
         callables: Callables,
         clock: Clock,
         responder: Responder,
+        index: InterestIndex,
         satisfied: Callable[[Entry], None],
         tell: Callable[..., None],
     ) -> None:
@@ -66,6 +68,7 @@ class Fanout:
         self._is_queue = not source.replayable
         self._callables = callables
         self._responder = responder
+        self._index = index
         self._satisfied = satisfied
         self._tell = tell
         self._under_way: dict[str, Handout] = {}
@@ -165,15 +168,19 @@ class Fanout:
             self.load.release(handout.message)
             delivery.settlement_done()
             return
-        del self._under_way[handout.message.id]
-        if handout.outcome is Outcome.ACCEPTED:
-            _remember(self._acknowledged, handout.message.id)
+        message, outcome = handout.message, handout.outcome
+        del self._under_way[message.id]
+        if outcome is Outcome.ACCEPTED:
+            _remember(self._acknowledged, message.id)
+        elif self._index.may_want(message):
+            # Somebody has come since it was handed out, so it is not true that nobody wants it.
+            outcome = Outcome.ABANDONED
 
         def done() -> None:
-            self.load.release(handout.message)
+            self.load.release(message)
             delivery.settlement_done()
 
-        self.settler.add(handout.message, handout.outcome, done)
+        self.settler.add(message, outcome, done)
 
     def know(self, recorded: Iterable[str]) -> None:
         """A group has recorded these messages before; copies that nobody needs are to be acknowledged."""

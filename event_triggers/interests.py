@@ -56,6 +56,10 @@ class InterestIndex:
                 found += self._patterns.matching(document)
         return [entry for entry in found if _wants(entry, message)]
 
+    def may_want(self, message: Message) -> bool:
+        """Whether some entry wants this message, or has a callable that might."""
+        return bool(self.matching(message)) or any(_wants(entry, message) for entry in self._callables)
+
     async def agreeing(self, message: Message, callables: Callables) -> list[Entry]:
         """The entries whose callables want this message.
 

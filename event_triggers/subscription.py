@@ -50,8 +50,8 @@ class Interest:
     :param pattern: the body must match this; ``None`` takes every body.
     :param accepts: a callable that must agree; runs in a thread of its own.
     :param count: how many messages are still wanted; 0 wants none but knows ``recorded`` again.
-    :param since: messages stamped before do not count; in a log, reading starts here (``None``: behind the newest
-        message).
+    :param since: messages stamped before do not count; in a log, reading starts here (``None``: with what the
+        shared stream has yet to deliver; behind the newest message, unless the stream is away or far behind).
     :param recorded: ids of messages that were recorded before; when a queue delivers one again it is acknowledged.
     """
 
