@@ -75,12 +75,16 @@ class TestMessages:
                 await settle(stream, *messages)
         assert seen == bodies
 
-    async def test_fifo_order_survives_a_release(self, server: SqsServer) -> None:
+    async def test_fifo_order_survives_a_release(self, server: SqsServer, gate: Gate) -> None:
         queue = Queue(server, fifo=True)
         await queue.send("1", "2", "3", group="a")
-        async with queue.source().open(opening(server.endpoint_url)) as stream:
+        async with queue.source().open(opening(gate.endpoint)) as stream:
             messages = await pull(stream, 3)
             await settle(stream, *messages, outcome=Outcome.RELEASED)
+            (asked,) = gate.asked("ChangeMessageVisibilityBatch")
+            assert [entry["ReceiptHandle"] for entry in asked["Entries"]] == [
+                message.receipt.handle for message in reversed(messages)
+            ]
             again = await pull(stream, 3)
             assert [m.text for m in again] == ["1", "2", "3"]
             await settle(stream, *again)
