@@ -16,9 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import aiomqtt
 import aiomqtt.exceptions
@@ -37,9 +37,12 @@ __all__ = ["Session", "connect"]
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 _CLOSE_SECONDS = 2.0
 _TAKEN_OVER = 142
 _UNSPECIFIED = 128
+_LOST = "the network connection was lost"
 _REFUSED_FOR_GOOD = {
     132: "it does not speak MQTT {protocol}; the option protocol in the connection's extra may be '5' or '3.1.1'",
     133: "it does not take the client identifier {client_id!r}; the option client_id_prefix says how it begins",
@@ -70,9 +73,11 @@ class Session:
         client: aiomqtt.Client,
         settings: MqttSettings,
         client_id: str,
+        keep_session: bool,
         on_message: Callable[[Session, Any], None],
     ) -> None:
         self.client_id = client_id
+        self.keep_session = keep_session
         self.settings = settings
         self.resumed = False
         self.subscription_ids = False
@@ -106,7 +111,7 @@ class Session:
             available = getattr(properties, "SubscriptionIdentifierAvailable", 1)
             self.subscription_ids = self.settings.version_5 and bool(available)
             expiry = getattr(properties, "SessionExpiryInterval", None)
-            if expiry is not None and expiry < self.settings.session_expiry:
+            if self.keep_session and expiry is not None and expiry < self.settings.session_expiry:
                 log.info("%s: the broker keeps sessions for %d s only", self.settings.where, expiry)
         self._aiomqtt_on_connect(client, userdata, flags, code, properties)
 
@@ -120,7 +125,7 @@ class Session:
     ) -> None:
         if self._reason is None:
             lost = not flags.is_disconnect_packet_from_server and code.value == _UNSPECIFIED
-            self._reason = "the network connection was lost" if lost else code
+            self._reason = _LOST if lost else code
         self._aiomqtt_on_disconnect(client, userdata, flags, code, properties)
         # paho may find out in the thread in which it connects.
         with suppress(RuntimeError):
@@ -184,7 +189,8 @@ class Session:
             return StreamError(f"{settings.where}: the broker refuses the connection now: {error.rc}")
         if isinstance(error, ValueError):
             return ConfigurationError(f"{settings.where}: the MQTT client cannot use these settings: {error}")
-        if error is not None:
+        silent = self._paho.socket() is not None and error is not None
+        if error is not None and not (silent and isinstance(error.__context__, asyncio.TimeoutError)):
             cause = error.__context__ or error
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return ConfigurationError(
@@ -197,7 +203,7 @@ class Session:
         hints = ['speak MQTT 3.1.1 only ("protocol": "3.1.1" in the extra)'] if settings.version_5 else []
         hints.append("want a client certificate" if settings.tls else "want TLS")
         return StreamError(
-            f"{settings.where}: the broker closed the connection without an answer ({self._reason}); "
+            f"{settings.where}: the broker did not answer ({self._reason or f'for {settings.timeout:g} s'}); "
             f"it may {' or '.join(hints)}"
         )
 
@@ -213,7 +219,11 @@ class Session:
                 f"{self.settings.where}: the session {self.client_id!r} was taken over by another client that "
                 f"connected under the same identifier: does another triggerer wait for the same group?"
             )
-        return StreamError(f"{self.settings.where}: the connection broke: {reason}")
+        hint = ""
+        if self.keep_session and reason == _LOST:
+            # Many brokers close the old connection without a word when a session is taken over.
+            hint = f"; if that happens again and again, another client uses the session {self.client_id!r} too"
+        return StreamError(f"{self.settings.where}: the connection broke: {reason}{hint}")
 
     async def close(self) -> None:
         """Disconnect politely, else at once. Never raises."""
@@ -248,13 +258,12 @@ class Session:
                 if identifier is not None and self.subscription_ids:
                     properties.SubscriptionIdentifier = identifier
                 options = SubscribeOptions(qos=qos, retainHandling=retained)
-                answer = await self._client.subscribe(topic_filter, options=options, properties=properties)
+                asking = self._client.subscribe(topic_filter, options=options, properties=properties)
             else:
-                answer = await self._client.subscribe(topic_filter, qos=qos)
+                asking = self._client.subscribe(topic_filter, qos=qos)
+            answer = await self._answer(asking, what)
         except ValueError as error:
             raise ConfigurationError(f"{self.settings.where}: cannot {what}: {error}") from error
-        except aiomqtt.MqttError as error:
-            raise self._unanswered(what, error) from error
         code = answer[0].value if isinstance(answer[0], ReasonCode) else int(answer[0])
         if code >= 128:
             text = _NO_FILTER_FOR_GOOD.get(code)
@@ -268,15 +277,23 @@ class Session:
 
         :raises StreamError: when the broker does not answer.
         """
-        try:
-            await self._client.unsubscribe(topic_filter)
-        except aiomqtt.MqttError as error:
-            raise self._unanswered(f"unsubscribe from {topic_filter!r}", error) from error
+        await self._answer(self._client.unsubscribe(topic_filter), f"unsubscribe from {topic_filter!r}")
 
-    def _unanswered(self, what: str, error: Exception) -> StreamError:
-        if self.ended.is_set():
-            return self.failure()
-        return StreamError(f"{self.settings.where}: cannot {what}: {error}")
+    async def _answer(self, asking: Coroutine[Any, Any, _T], what: str) -> _T:
+        """What the broker answers, unless the connection ends before."""
+        asked = self._loop.create_task(asking, name=f"mqtt: {what}")
+        ended = self._loop.create_task(self.ended.wait(), name=f"mqtt: end while waiting to {what}")
+        try:
+            await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise self.failure()
+            return asked.result()
+        except aiomqtt.MqttError as error:
+            text = f"{self.settings.where}: cannot {what}: {error}"
+            raise (self.failure() if self.ended.is_set() else StreamError(text)) from error
+        finally:
+            asked.cancel()
+            ended.cancel()
 
     def acknowledge(self, mid: int, qos: int) -> None:
         """Tell the broker that it may forget this message.
@@ -306,7 +323,8 @@ async def connect(
     :raises StreamError: when it cannot be reached now.
     """
     check_reach()
-    session = Session(make_client(settings, context, client_id, keep_session, clean), settings, client_id, on_message)
+    client = make_client(settings, context, client_id, keep_session, clean)
+    session = Session(client, settings, client_id, keep_session, on_message)
     try:
         await session.make()
         yield session

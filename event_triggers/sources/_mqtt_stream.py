@@ -288,6 +288,8 @@ class MqttStream(Stream):
             if outcome is not Outcome.ABANDONED:
                 due += self._memory.settle(message.id, self._connection)
         for delivery in due:
+            if delivery.acknowledged:
+                continue  # named twice; a second answer could meet the next message of this packet identifier
             link.acknowledge(delivery.mid, delivery.qos)
             self._memory.acknowledged(delivery)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "settle",
     "taking",
     "unique",
+    "until",
 ]
 
 PATIENCE = 15.0
@@ -124,6 +125,13 @@ async def taking(opening: Opening, *sources: MqttTopic) -> AsyncIterator[Taker]:
             for source in sources:
                 await stream.watch(source)
             yield Taker(stream)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until this holds, for something that nobody announces."""
+    with anyio.fail_after(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - it is of another process
+            await anyio.sleep(0.01)
 
 
 def acknowledged(broker: Mosquitto, client_id: str) -> list[int]:
