@@ -27,6 +27,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition  # type: ignore[import-untyped]
+from aiokafka import __version__ as aiokafka_version
 from aiokafka import errors as kafka_errors
 from aiokafka.abc import AbstractTokenProvider  # type: ignore[import-untyped]
 from aiokafka.conn import create_conn  # type: ignore[import-untyped]
@@ -141,6 +142,8 @@ class KafkaClient:
         )
         # From here on aiokafka's insides: its client has no public way to ask for metadata.
         self._client = self._consumer._client
+        if not hasattr(self._client, "_metadata_update"):
+            raise ConfigurationError(f"aiokafka {aiokafka_version} is not known here; install an older one")
         self._client._metadata_update = self._update_metadata
 
     async def start(self) -> None:
