@@ -81,7 +81,7 @@ class Brokers:
         self._sqs.client().send_message(QueueUrl=self._queue_url, MessageBody=step.body.decode())
 
     def _to_mqtt(self, step: Step) -> None:
-        sent = self._mqtt.publish(step.where, step.body, qos=1, retain=step.retained)
+        sent = self._mqtt.publish(step.where, step.body, qos=1)
         sent.wait_for_publish(_SEND_WITHIN)
         if not sent.is_published():
             raise ServerFailed(f"MQTT did not take a message for {step.where} within {_SEND_WITHIN:.0f} s")

@@ -66,7 +66,7 @@ class Demo:
         self.view.say(f"started a run of {DAG_ID} for {self.day.isoformat()}")
         self._until(lambda: self.watch.states().get(SENSOR) == "deferred", "the sensor deferred")
         self.view.say("the triggerer starts to wait (the first connection it looks up takes it 5 s or more)")
-        self._until(lambda: "waiting for" in self.watch.log(SENSOR), "the wait began")
+        self._until(lambda: "every source is connected" in self.watch.log(SENSOR), "the wait began")
 
     def send(self, steps: Sequence[Step]) -> None:
         """Send messages one after the other, each when the one before has done what it was to do."""

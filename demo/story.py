@@ -27,8 +27,6 @@ class Step:
     :param event: the event that it counts for; ``None`` when it must not count.
     :param about: why it counts or not, for people.
     :param completes: whether the event's marker is to turn by it.
-    :param retained: whether an MQTT broker keeps it for those who subscribe later. MQTT alone forgets a message for
-        which nobody has subscribed yet, so the first one is.
     """
 
     broker: str
@@ -37,7 +35,6 @@ class Step:
     event: str | None
     about: str
     completes: bool = False
-    retained: bool = False
 
     @property
     def payload(self) -> Any:
@@ -55,7 +52,7 @@ def write(day: date) -> list[Step]:
         Step("kafka", TOPIC, _json(table="orders", date=today, rows=1042), "orders", "completes orders", True),
         Step("sqs", QUEUE, _json(detail={"status": "STARTED", "site": 4}), None, "another status"),
         Step("sqs", QUEUE, _json(detail={"status": "COMPLETE", "site": 4}), "stock", "completes stock", True),
-        Step("mqtt", "plant/hall-1/shift-end", _json(shift="early", produced=310), "shifts", "1 of 3", retained=True),
+        Step("mqtt", "plant/hall-1/shift-end", _json(shift="early", produced=310), "shifts", "1 of 3"),
         Step("mqtt", "plant/hall-1/shift-start", _json(shift="late"), None, "another topic"),
         Step("mqtt", "plant/hall-2/shift-end", _json(shift="late", produced=295), "shifts", "2 of 3"),
         Step("mqtt", "plant/hall-1/shift-end", _json(shift="night", produced=120), "shifts", "completes shifts", True),

@@ -58,7 +58,7 @@ class Watch:
             rows.append(Row(task_id, now[0], since.get(task_id), self._came[task_id]))
         if rows[0].state == "deferred":
             open_ones = [event for event, row in zip(EVENTS, rows[1:], strict=False) if row.state is None]
-            rows[0] = rows[0]._replace(came="waits for " + ", ".join(open_ones))
+            rows[0] = rows[0]._replace(came=f"waits for {', '.join(open_ones)}" if open_ones else "has everything")
         return rows
 
     def _describe(self, task_id: str, state: str | None, note: str | None) -> str:

@@ -192,6 +192,7 @@ class GroupWait:
     async def _catch_up(self, subscription: Subscription) -> None:
         await subscription.live()
         self._caught_up.set()
+        log.info("every source is connected, and nothing that is sent from now on is missed")
 
     async def _receive(self, book: Book, subscription: Subscription) -> None:
         until = self._deadline.isoformat(timespec="seconds")

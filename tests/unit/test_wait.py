@@ -230,6 +230,7 @@ async def test_a_broken_stream_is_waited_for(waits: WaitKit) -> None:
 async def test_the_log_tells_the_story(waits: WaitKit, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="event_triggers.wait")
     async with waits.running({"orders": from_log("orders"), "shifts": from_queue(count=2)}) as wait:
+        await idle()
         waits.send("orders", to="log")
         await idle()
         waits.send("one")
@@ -238,6 +239,7 @@ async def test_the_log_tells_the_story(waits: WaitKit, caplog: pytest.LogCapture
         await wait.verdict()
     assert [record.getMessage() for record in caplog.records] == [
         "waiting for orders, shifts (0 of 2) until 2030-01-01T00:10:00+00:00",
+        "every source is connected, and nothing that is sent from now on is missed",
         "event orders: memory-log log 0@0; missing: shifts (0 of 2)",
         "event shifts (1 of 2): memory-queue queue 0; missing: shifts (1 of 2)",
         "event shifts (2 of 2): memory-queue queue 1; complete",
