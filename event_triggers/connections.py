@@ -15,9 +15,9 @@ __all__ = ["airflow_connection"]
 async def airflow_connection(conn_id: str) -> BrokerConnection:
     """Look a connection up where Airflow keeps it: environment, secrets backend, database.
 
-    In the triggerer this never blocks the event loop: Airflow's supervisor answers. A question once asked is always heard
-    to its end, even when whoever asked is cancelled: Airflow 3.1 takes an answer that nobody waits for as the answer to the
-    next question of any trigger.
+    In the triggerer this never blocks the event loop: Airflow's supervisor answers. A question once asked is always
+    heard to its end, even when whoever asked is cancelled: Airflow 3.1 takes an answer that nobody waits for as the
+    answer to the next question of any trigger.
 
     :raises ConnectionMissingError: when it is not defined.
     :raises ConfigurationError: when its extra is not a JSON object.

@@ -1,4 +1,4 @@
-"""Short, safe views of messages for people: a message cannot forge a line, a colour or a note with control characters."""
+"""Short, safe views of messages for people: no message can forge a line, a colour or a note with control characters."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The contract between a broker and the hub.
 
-A :class:`Source` is a declaration: immutable, comparable, JSON-serialisable, without a connection. Its :meth:`Source.open`
-gives a :class:`Stream`, the live connection. Sources whose :meth:`Source.key` is equal share one stream per triggerer.
+A :class:`Source` is a declaration: immutable, comparable, JSON-serialisable, without a connection. Its
+:meth:`Source.open` gives a :class:`Stream`, the live connection. Sources whose :meth:`Source.key` is equal share one
+stream per triggerer.
 
 Rules of a stream, which the conformance suite holds every source to:
 
@@ -52,7 +53,7 @@ class Outcome(str, Enum):
     RELEASED = "released"
     """Nobody here wanted it."""
     ABANDONED = "abandoned"
-    """A group wanted it and was moved or stopped before it could record it: it must come again, to whoever waits next."""
+    """A group wanted it and left before it could record it: it must come again, to whoever waits next."""
     REJECTED = "rejected"
     """It cannot be read at all: what the broker's own way for poison messages is."""
 
@@ -90,8 +91,9 @@ async def _no_connections(conn_id: str) -> BrokerConnection:
 class Opening:
     """What a source is given when its stream is opened.
 
-    :param group: a stable identity of the group that asks, the same after a restart and on another triggerer. Only a source
-        that keeps something per group at the broker (a durable session) looks at it, and its :meth:`Source.key` says so.
+    :param group: a stable identity of the group that asks, the same after a restart and on another triggerer. Only a
+        source that keeps something per group at the broker (a durable session) looks at it, and its
+        :meth:`Source.key` says so.
     :param start: for logs: ``None`` begins behind the newest message; a position begins exactly there.
     :param connection: looks an Airflow connection up by its id.
     :param clock: the time to go by.
@@ -113,8 +115,8 @@ class Stream(ABC):
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Tell the broker how messages ended. Only queues are told.
 
-        May be called while ``__aiter__`` waits. Must be safe to repeat. Raises when the broker could not be told of all of
-        them; the hub logs that, and the broker will deliver those messages again.
+        May be called while ``__aiter__`` waits. Must be safe to repeat. Raises when the broker could not be told of
+        all of them; the hub logs that, and the broker will deliver those messages again.
         """
         return None
 

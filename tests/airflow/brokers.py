@@ -9,7 +9,8 @@ from typing import Any
 
 import paho.mqtt.publish
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from servers.airflow_client import AirflowClient
 from servers.kafka import KafkaCluster

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from servers.airflow import TRIGGERER, Airflow
 from servers.airflow_client import AirflowClient, wait_for
@@ -84,7 +83,7 @@ def test_kafka(airflow: Airflow, client: AirflowClient, brokers: Brokers) -> Non
         brokers.to_kafka(body(what))
 
     order = ("two", "one", "three")
-    one_at_a_time(airflow, client, "over_kafka", run_id, {name: lambda name=name: publish(name) for name in order})
+    one_at_a_time(airflow, client, "over_kafka", run_id, {name: partial(publish, name) for name in order})
     check_end(airflow, client, "over_kafka", run_id, {name: body(name) for name in order}, f"kafka {TOPIC}")
 
 
@@ -105,7 +104,7 @@ def test_sqs(airflow: Airflow, client: AirflowClient, brokers: Brokers) -> None:
     run_id = start(client, "over_sqs")
     bodies = {"one": {"run": run_id, "n": 1}, "three": {"run": run_id, "n": 3}, "two": {"run": run_id, "n": 2}}
     queues = {"one": "one", "two": "two", "three": "three.fifo"}
-    steps = {name: lambda name=name: brokers.to_sqs(queues[name], bodies[name]) for name in bodies}
+    steps = {name: partial(brokers.to_sqs, queues[name], bodies[name]) for name in bodies}
     brokers.to_sqs("one", {"run": "another run"})
     one_at_a_time(airflow, client, "over_sqs", run_id, steps)
     check_end(airflow, client, "over_sqs", run_id, bodies, "sqs ")
@@ -125,8 +124,8 @@ def test_mqtt(airflow: Airflow, client: AirflowClient, brokers: Brokers) -> None
             brokers.to_mqtt(f"airflow-tests/plant/{name}", body)
 
     for name in bodies:
-        wait_for(lambda name=name: brokers.subscriptions(f"airflow-tests/+/{name}"), what=f"{name} is subscribed to")
-    one_at_a_time(airflow, client, "over_mqtt", run_id, {name: lambda name=name: publish(name) for name in bodies})
+        wait_for(partial(brokers.subscriptions, f"airflow-tests/+/{name}"), what=f"{name} is subscribed to")
+    one_at_a_time(airflow, client, "over_mqtt", run_id, {name: partial(publish, name) for name in bodies})
     check_end(airflow, client, "over_mqtt", run_id, bodies, "mqtt ")
 
 
@@ -139,12 +138,17 @@ def test_all_three_in_one_group(airflow: Airflow, client: AirflowClient, brokers
         "shifts": shifts,
         "orders": {"run": run_id, "table": "orders"},
     }
-    steps = {
-        "stock": lambda: brokers.to_sqs("stock", bodies["stock"]),
-        "shifts": lambda: [brokers.to_mqtt("airflow-tests/plant/shift", shift) for shift in shifts],
-        "orders": lambda: brokers.to_kafka(bodies["orders"]),
+
+    def publish_shifts() -> None:
+        for shift in shifts:
+            brokers.to_mqtt("airflow-tests/plant/shift", shift)
+
+    steps: dict[str, Callable[[], None]] = {
+        "stock": partial(brokers.to_sqs, "stock", bodies["stock"]),
+        "shifts": publish_shifts,
+        "orders": partial(brokers.to_kafka, bodies["orders"]),
     }
-    one_at_a_time(airflow, client, "over_all", run_id, steps)  # type: ignore[arg-type]
+    one_at_a_time(airflow, client, "over_all", run_id, steps)
     check_end(airflow, client, "over_all", run_id, bodies, None)
     ends = successes(airflow, "over_all", run_id)
     # The task waits for the markers alone, so it may even be done before the sensor's own end is written.
@@ -156,7 +160,7 @@ def test_twenty_groups_of_twenty_share_one_consumer(airflow: Airflow, client: Ai
     run_ids = [client.trigger("many") for _ in range(20)]
     for run_id in run_ids:
         client.wait_states("many", run_id, {"inputs.wait": "deferred"})
-        wait_for(lambda run_id=run_id: "waiting for" in client.log("many", run_id, "inputs.wait"), what="the wait began")
+        wait_for(partial(began, client, run_id), what="the wait began")
     # The newest group is waiting, so every stream is open; a reading of the past closes its own connections in the end.
     port = int(brokers.kafka.bootstrap.rpartition(":")[2])
     triggerer = airflow.components[TRIGGERER].pid
@@ -171,6 +175,11 @@ def test_twenty_groups_of_twenty_share_one_consumer(airflow: Airflow, client: Ai
     for run_id in run_ids:
         client.wait_run("many", run_id, "success", timeout=240)
         assert airflow.history.worker_starts("many", run_id)["inputs.wait"] == starts_to_defer(client)
+
+
+def began(client: AirflowClient, run_id: str) -> bool:
+    """Whether the sensor's log says that it waits."""
+    return "waiting for" in client.log("many", run_id, "inputs.wait")
 
 
 def connections(session: int, port: int) -> int:
@@ -190,5 +199,3 @@ def connections(session: int, port: int) -> int:
             continue  # the process has ended meanwhile
         found += sum(1 for link in links if (match := re.match(r"socket:\[(\d+)\]", str(link))) and match[1] in inodes)
     return found
-
-

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from servers.airflow import Airflow
 from servers.airflow_client import AirflowClient, wait_for
 from tests.airflow.brokers import Brokers
 from tests.airflow.test_groups import start, starts_to_defer
-
-
 
 
 def send(brokers: Brokers, run_id: str, what: str, **more: object) -> None:

@@ -1,4 +1,4 @@
-"""Groups over real brokers. Every message names the run that it is for, so runs and tests keep out of each other's way."""
+"""Groups over real brokers. Every message names the run that it is for, so runs keep out of each other's way."""
 
 from __future__ import annotations
 

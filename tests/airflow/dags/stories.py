@@ -49,7 +49,8 @@ patient = story("story_users", 300, sensor_args={"retries": 0})
 retried = story("story_retries", 300, on_event=fail_once, sensor_args={"retries": 1, "retry_delay": 1})
 
 with DAG("story_on_event", schedule=None) as on_event:
-    handled = EventGroup("inputs", events={"any": sqs("any", count=6), "last": sqs("last")}, on_event=remember, timeout=300)
+    some = {"any": sqs("any", count=6), "last": sqs("last")}
+    handled = EventGroup("inputs", events=some, on_event=remember, timeout=300)
 
 with DAG("story_by_hand", schedule=None) as by_hand:
     wait = EventGroupSensor(task_id="wait", events={"msg_1": sqs("one"), "msg_2": sqs("two")}, timeout=300)
