@@ -12,6 +12,7 @@ which the broker may forget the body; paho alone would send it at once and lose 
 from __future__ import annotations
 
 import importlib.metadata
+import socket
 import ssl
 from typing import Any
 
@@ -27,7 +28,16 @@ from event_triggers.sources._mqtt_settings import MqttSettings
 __all__ = ["REACHED", "LateClient", "check_reach", "make_client"]
 
 REACHED = {
-    paho.Client: ("_send_puback", "_send_pubrec", "_handle_publish", "_handle_on_message", "_sock_close"),
+    paho.Client: (
+        "_create_socket",
+        "_create_socket_connection",
+        "_ssl_wrap_socket",
+        "_send_puback",
+        "_send_pubrec",
+        "_handle_publish",
+        "_handle_on_message",
+        "_sock_close",
+    ),
     aiomqtt.Client: ("_on_connect", "_on_disconnect", "_on_message"),
 }
 """The methods that are used although their names begin with an underscore."""
@@ -39,6 +49,7 @@ class LateClient(paho.Client):
     An aiomqtt client's own paho client is turned into one by :meth:`adopt`, because aiomqtt makes it itself.
     """
 
+    _newest: socket.socket | None
     _withheld: list[int]
     """QoS 2 packets that the current call of :meth:`_handle_publish` has brought."""
 
@@ -49,7 +60,25 @@ class LateClient(paho.Client):
         inner.__class__ = cls  # same layout: this class adds methods only
         assert isinstance(inner, LateClient)  # noqa: S101 - the line above makes it so
         inner._withheld = []
+        inner._newest = None
         return inner
+
+    def _create_socket(self) -> Any:
+        # paho forgets a socket over which TLS or websockets could not be agreed upon, and leaves it open.
+        try:
+            return super()._create_socket()
+        except BaseException:
+            if self._newest is not None:
+                self._newest.close()
+            raise
+
+    def _create_socket_connection(self) -> socket.socket:
+        self._newest = made = super()._create_socket_connection()
+        return made
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        self._newest = made = super()._ssl_wrap_socket(tcp_sock)
+        return made
 
     def _send_puback(self, mid: int) -> MQTTErrorCode:
         return MQTTErrorCode.MQTT_ERR_SUCCESS

@@ -249,6 +249,17 @@ def _check_fit(where: str, options: Mapping[str, Any], tls: bool, websockets: bo
         raise ConfigurationError(f"{where}: its extra holds a private key but no client certificate")
 
 
+class _Socket(ssl.SSLSocket):
+    """Closes itself when no agreement is reached, for a client that then forgets it."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 def make_tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
     """The TLS context of a connection, or ``None`` without TLS. It reads files: call it in a thread.
 
@@ -261,6 +272,7 @@ def make_tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=options.get("ca_cert"), cadata=options.get("ca_pem"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{settings.where}: the CA certificate cannot be used: {error}") from None
+    context.sslsocket_class = _Socket
     if options.get("insecure"):
         log.warning(
             "%s: the option 'insecure' switches the check of the broker's certificate off; anyone on the way can read "

@@ -161,18 +161,22 @@ async def test_shared_subscription(broker: Mosquitto) -> None:
 
 @BOTH
 async def test_filter_that_the_broker_forbids(protocol: str, tmp_path: Path) -> None:
-    plugin = next(Path("/usr/lib").glob("**/mosquitto_dynamic_security.so"), None)
-    if plugin is None:
-        missing("Mosquitto's plugin dynamic_security is not installed")
     rules = tmp_path / "rules.json"
     rules.write_text(json.dumps(may_subscribe("me", "secret", "allowed/#")))
-    with mosquitto(settings={"plugin": str(plugin), "plugin_opt_config_file": str(rules)}) as broker:
+    with mosquitto(settings={"plugin": dynamic_security(), "plugin_opt_config_file": str(rules)}) as broker:
         connection = mqtt_connection(broker.port, protocol=protocol, login="me", password="secret")
         async with taking(new_opening(connection), MqttTopic("allowed/a", 0)) as taker:
             with pytest.raises(ConfigurationError, match=r"cannot subscribe to 'forbidden/#'.*access rules"):
                 await taker.stream.watch(MqttTopic("forbidden/#", 0))
             # The others on the connection are not disturbed.
             await taker.stream.watch(MqttTopic("allowed/b", 0))
+
+
+def dynamic_security() -> str:
+    """The plugin's path, or a skip."""
+    for path in Path("/usr/lib").glob("**/mosquitto_dynamic_security.so"):
+        return str(path)
+    missing("Mosquitto's plugin dynamic_security is not installed")
 
 
 def may_subscribe(user: str, password: str, topic_filter: str) -> dict[str, Any]:
