@@ -71,11 +71,12 @@ class Failure(NamedTuple):
 
 def to_message(raw: Mapping[str, Any], *, stream: str, now: float) -> Message:
     """Read one message of a ``ReceiveMessage`` answer, received at ``now``."""
-    system: Mapping[str, str] = raw.get("Attributes") or {}
-    headers = [(name, system[name].encode()) for name in _HEADER_ATTRIBUTES if name in system]
+    # Servers other than AWS send an attribute that a message does not have as null.
+    system = {name: str(value) for name, value in (raw.get("Attributes") or {}).items() if value is not None}
+    headers = [(name, system[name].encode()) for name in _HEADER_ATTRIBUTES if system.get(name)]
     for name, attribute in (raw.get("MessageAttributes") or {}).items():
         value = attribute.get("BinaryValue")
-        headers.append((name, value if value is not None else attribute.get("StringValue", "").encode()))
+        headers.append((name, value if value is not None else (attribute.get("StringValue") or "").encode()))
     sent = system.get("SentTimestamp")
     attempt = int(system.get("ApproximateReceiveCount", 1))
     message_id = raw["MessageId"]
@@ -85,7 +86,7 @@ def to_message(raw: Mapping[str, Any], *, stream: str, now: float) -> Message:
         stream=stream,
         position=message_id,
         id=message_id,
-        body=raw.get("Body", "").encode(),
+        body=(raw.get("Body") or "").encode(),
         key=group.encode() if group is not None else None,
         headers=tuple(headers),
         timestamp=datetime.fromtimestamp(int(sent) / 1000, timezone.utc) if sent else None,

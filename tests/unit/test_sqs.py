@@ -105,6 +105,20 @@ class TestReading:
         assert message.attempt == 1
         assert message.receipt.held
 
+    def test_null_is_absent(self) -> None:
+        system = {"MessageGroupId": None, "SentTimestamp": None, "ApproximateReceiveCount": "3"}
+        attributes = {"a": {"DataType": "String", "StringValue": None, "BinaryValue": None}}
+        raw = {
+            "MessageId": "m",
+            "ReceiptHandle": "r",
+            "Body": None,
+            "Attributes": system,
+            "MessageAttributes": attributes,
+        }
+        message = to_message(raw, stream="q", now=0)
+        assert (message.body, message.key, message.timestamp, message.attempt) == (b"", None, None, 3)
+        assert message.headers == (("a", b""),)
+
     def test_bodies_are_utf8(self) -> None:
         message = to_message({"MessageId": "m", "ReceiptHandle": "r", "Body": "\u20ac\U0001f600"}, stream="q", now=0)
         assert message.body == "\u20ac\U0001f600".encode()
@@ -131,3 +145,11 @@ class TestErrors:
         assert is_gone({"Code": prefix + "ReceiptHandleIsInvalid"})
         assert is_gone({"Code": prefix + "MessageNotInflight"})
         assert not is_gone({"Code": prefix + "InternalError"})
+
+
+def test_attributes_without_a_value_are_left_out() -> None:
+    """moto before 5.1.11 answers for a standard queue with a message group that is null."""
+    raw = {"MessageId": "1", "ReceiptHandle": "r", "Body": "{}", "Attributes": {"MessageGroupId": None}}
+    message = to_message(raw, stream="queue", now=0.0)
+    assert message.headers == ()
+    assert message.key is None
