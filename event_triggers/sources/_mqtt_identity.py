@@ -19,9 +19,10 @@ Flow: ``identify`` says for each PUBLISH which message it is; ``settle`` says wh
 * *Copies*: a broker may send a message once per matching filter. Copies come under different subscription identifiers.
 * *At QoS 0* nothing is ever sent again, so every message is new.
 
-What cannot be told apart: with MQTT 3.1.1, byte-identical messages on one topic around a restart of the triggerer,
-where the broker begins its packet identifiers anew with each connection; and with MQTT 3.1.1, copies by overlapping
-filters.
+What cannot be told apart: a message that was in flight when its process died and an identical earlier one that had its
+packet identifier, under the same epoch; with MQTT 3.1.1, byte-identical messages on one topic around a restart of the
+triggerer, where the broker begins its packet identifiers anew with each connection; and with MQTT 3.1.1, copies by
+overlapping filters.
 
 Invariant: a message whose first delivery in this process is not marked DUP has an id that this process has not given
 before. A restart begins with an empty memory and derives the same ids.
@@ -285,11 +286,7 @@ class SessionMemory:
             parts.append(self.ids.salt)
         base = _hash(*parts)
         given = self._given.get(base, 0)
-        if incoming.dup and given:
-            # Not known as unacknowledged here, yet marked DUP: the latest one that had this id.
-            given -= 1
-        else:
-            _keep(self._given, base, given + 1, _MOST_KEPT)
+        _keep(self._given, base, given + 1, _MOST_KEPT)
         return (_hash(base, str(given).encode()) if given else base).hex()
 
     def _may_have_copies(self, incoming: Incoming, digest: bytes, identity: str, now: float) -> None:
