@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta, timezone
+from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from event_triggers.errors import ConfigurationError, ConnectionMissingError, Mi
 from event_triggers.sources.sqs import SqsQueue
 from servers.sqs import MotoServer, SqsServer
 from tests.integration.sqs_support import Gate, Queue, opening, pull, settle
+from tests.support import missing
 
 ROLE = "arn:aws:iam::123456789012:role/reader"
 
@@ -52,8 +54,16 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "alone":
         monkeypatch.setitem(sys.modules, "airflow.providers.amazon.aws.hooks.sqs", None)
     else:
-        pytest.importorskip("airflow.providers.amazon.aws.hooks.sqs")
+        provided("airflow.providers.amazon.aws.hooks.sqs")
     return str(request.param)
+
+
+def provided(module: str) -> Any:
+    """A module of the Amazon provider."""
+    try:
+        return import_module(module)
+    except ImportError:
+        missing("the Amazon provider is not installed: pip install apache-airflow-providers-amazon")
 
 
 async def read_one(source: SqsQueue, endpoint: str, **connection: Any) -> None:
@@ -128,7 +138,7 @@ class TestCredentials:
 async def test_provider_renews_a_role_outside_of_the_event_loop(
     server: SqsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base_aws = pytest.importorskip("airflow.providers.amazon.aws.hooks.base_aws")
+    base_aws = provided("airflow.providers.amazon.aws.hooks.base_aws")
     renew = base_aws.BaseSessionFactory._refresh_credentials
     threads = []
 
