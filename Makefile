@@ -16,7 +16,7 @@ TESTS_OLDEST ?= tests/airflow
 BIN := $(VENV)/bin
 export PYTHON KEEP
 
-.PHONY: help venv demo test test-oldest lint format docs bench chaos constraints clean
+.PHONY: help venv demo test test-oldest lint format docs constraints clean
 
 help: ## Show the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -53,13 +53,6 @@ format: $(VENV)/.made ## Format the code and sort the imports
 
 docs: $(VENV)/.made ## Build the documents into site/; any warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-
-bench: $(VENV)/.made ## Measure it (benchmarks/)
-	@exec $(BIN)/python -m benchmarks
-
-chaos: $(VENV)/.made ## Kill its parts while it works (tests/chaos)
-	@scripts/system-deps
-	exec $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 constraints: $(VENV)/.made ## Resolve constraints/*.txt anew (ARGS=--upgrade for newer versions)
 	@scripts/compile-constraints $(ARGS)
