@@ -42,6 +42,13 @@ async def opened(source: Source, opening: Opening) -> AsyncIterator[Stream]:
                     # here.
                     scope.shield = True
                     scope.deadline = anyio.current_time() + CLOSE_WITHIN
+        except ConfigurationError:
+            raise
+        except ImportError as error:
+            raise ConfigurationError(
+                f"{source.label}: its client library cannot be used as it is installed here: {error}; install a version "
+                f"that this package supports, and restart the triggerer"
+            ) from error
         except asyncio.CancelledError as error:
             if scope.cancel_called or _cancelled_by_others():
                 raise

@@ -97,6 +97,14 @@ async def test_a_wrong_configuration_is_told_at_once_to_all_who_listen(kit: Kit)
             assert numbers(await kit.received(later, 1)) == [1]
 
 
+async def test_a_client_library_that_does_not_fit_is_a_wrong_configuration(kit: Kit) -> None:
+    """Waiting does not install another version."""
+    kit.broker.fail_next_open(ImportError("cannot import name 'NewThing'"), name="log")
+    async with kit.group(want(LOG), live=False) as group:
+        with pytest.raises(ConfigurationError, match="NewThing.*install a version"):
+            await soon(group.live())
+
+
 async def test_messages_that_came_before_the_configuration_went_wrong_are_handed_over(kit: Kit) -> None:
     async with kit.group(want(QUEUE, count=2)) as group:
         kit.publish(1, to=QUEUE)
@@ -175,6 +183,7 @@ async def test_an_acknowledgement_is_given_up_and_made_good_when_the_message_com
         await soon(group.settled())
         assert kit.outcomes() == []
         await kit.later(5)
+        assert kit.outcomes() == []
         kit.broker.redeliver("queue", in_flight=True)
         assert await kit.nothing(group)
         assert kit.outcomes() == [(1, ACCEPTED)]
@@ -222,10 +231,17 @@ async def test_what_was_answered_while_disconnected_is_told_on_the_next_connecti
 
 
 async def test_closing_tells_the_broker_what_is_due(kit: Kit) -> None:
-    async with kit.group(want(QUEUE)) as group:
-        kit.publish(1, to=QUEUE)
-        (await kit.received(group, 1))[0].accept()
-    assert kit.outcomes() == [(1, ACCEPTED)]
+    source = ScriptQueue()
+
+    async def take_time() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async with kit.group(want(source, count=3)) as group:
+        source.stream.on_settle = take_time
+        source.stream.feed.put_nowait([scripted(1), scripted(2)])
+        (await kit.received(group, 2))[0].accept()
+    assert source.stream.told == [("0@1", ACCEPTED), ("0@2", ABANDONED)]
 
 
 async def test_closing_repeats_what_its_cancellation_has_interrupted(kit: Kit) -> None:
