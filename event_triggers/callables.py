@@ -44,7 +44,13 @@ class Callables:
 
     def __init__(self, most: int = 8) -> None:
         self._limiter = anyio.CapacityLimiter(most)
-        self._stuck: dict[MatchCallable, _Call] = {}
+        self._running: dict[MatchCallable, _Call] = {}
+
+    def apart(self) -> Callables:
+        """Within the same limit, but a call that hangs here does not hinder those there."""
+        apart = Callables()
+        apart._limiter = self._limiter
+        return apart
 
     async def ask(self, accepts: MatchCallable, message: Message) -> bool:
         """What the callable says of this message.
@@ -52,49 +58,57 @@ class Callables:
         :raises CallableError: when it raises, does not return in time, or is still busy since an earlier message.
         """
         async with self._limiter:
-            stuck = self._stuck.pop(accepts, None)
-            if stuck is not None and not stuck.ended:
-                self._stuck[accepts] = stuck
+            earlier = self._running.get(accepts)
+            # One whose asker was cancelled, when a connection broke, may still return in time.
+            if earlier is not None and not await earlier.returned():
                 raise CallableError("has not returned since an earlier message")
-            call = _Call(accepts, message)
-            try:
-                with anyio.fail_after(CALLABLE_TIMEOUT):
-                    return await call.run()
-            except TimeoutError:
-                raise CallableError(f"took longer than {CALLABLE_TIMEOUT:g} s") from None
-            finally:
-                if not call.ended:
-                    self._stuck[accepts] = call
+            call = self._running[accepts] = _Call(accepts, message)
+            call.when_returned(lambda: self._returned(accepts, call))
+            if not await call.returned():
+                raise CallableError(f"took longer than {CALLABLE_TIMEOUT:g} s")
+            return call.verdict()
+
+    def _returned(self, accepts: MatchCallable, call: _Call) -> None:
+        if self._running.get(accepts) is call:
+            del self._running[accepts]
 
 
 class _Call:
-    """One call in a thread of its own."""
+    """One call in a thread of its own, begun when this is made."""
 
     def __init__(self, accepts: MatchCallable, message: Message) -> None:
         self._accepts = accepts
         self._message = message
-        self.ended = False
-
-    async def run(self) -> bool:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bool | CallableError] = loop.create_future()
-
-        def tell(outcome: bool | CallableError) -> None:
-            if not answer.done():
-                answer.set_result(outcome)
-
-        def work() -> None:
-            outcome = self._judge()
-            self.ended = True
-            with suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(tell, outcome)
-
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + CALLABLE_TIMEOUT
+        self._answer: asyncio.Future[bool | CallableError] = self._loop.create_future()
         # Not a pool's thread: those are waited for when the interpreter ends, and this one may never come back.
-        threading.Thread(target=work, daemon=True, name="event_triggers: match callable").start()
-        outcome = await answer
-        if isinstance(outcome, CallableError):
-            raise outcome
-        return outcome
+        threading.Thread(target=self._work, daemon=True, name="event_triggers: match callable").start()
+
+    async def returned(self) -> bool:
+        """Wait for the answer until the call's time is up; whether it is there."""
+        if not self._answer.done():
+            await asyncio.wait({self._answer}, timeout=max(self._deadline - self._loop.time(), 0))
+        return self._answer.done()
+
+    def when_returned(self, then: Callable[[], None]) -> None:
+        """Call this when it has returned, however late."""
+        self._answer.add_done_callback(lambda _: then())
+
+    def verdict(self) -> bool:
+        """What it said.
+
+        :raises CallableError: when it raised.
+        """
+        answer = self._answer.result()
+        if isinstance(answer, CallableError):
+            raise answer
+        return answer
+
+    def _work(self) -> None:
+        answer = self._judge()
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            self._loop.call_soon_threadsafe(self._answer.set_result, answer)
 
     def _judge(self) -> bool | CallableError:
         try:

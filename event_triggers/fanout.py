@@ -201,7 +201,6 @@ class Fanout:
 
 def _remember(identities: dict[str, None], identity: str) -> None:
     """The newest ones are kept: a copy that comes late is rare, and one that is not known is only handed out again."""
-    identities.pop(identity, None)
     identities[identity] = None
     if len(identities) > MOST_REMEMBERED:
         del identities[next(iter(identities))]

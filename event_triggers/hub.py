@@ -109,7 +109,8 @@ class Hub:
     def _channel(self, key: Hashable, source: Source, group: str) -> Channel:
         channel = self._channels.get(key)
         if channel is None:
-            channel = Channel(source, self._opening(group), self._callables, lambda over: self._retire(key, over))
+            callables = self._callables.apart()
+            channel = Channel(source, self._opening(group), callables, lambda over: self._retire(key, over))
             self._channels[key] = channel
             channel.start(self._closing.get(key), contextvars.Context().run)
         return channel

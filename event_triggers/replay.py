@@ -7,7 +7,7 @@ and the entries are live.
 
 Invariants:
 
-* :attr:`Round.position` is exactly what has been dispatched, so a round whose stream breaks goes on from there.
+* Everything before :attr:`Round.position` has been dispatched, so a round whose stream breaks goes on from there.
 * A round ends when its past is read, or when none of its entries wants more, and opens nothing after that.
 * An entry has no more held for it than it still wants.
 """
@@ -104,8 +104,8 @@ class Round:
                     if self.covers(message):
                         agreed = await fanout.ask(message, self.index)
                         fanout.dispatch(message, self.index, agreed, live=False)
-                    self.position[message.partition] = stream.after(message)
                     await fanout.load.room()
+                # A batch that is not dispatched to its end comes again; entries know what they have taken.
                 self.position.update(stream.position())
                 self._dispatching = False
                 await asyncio.sleep(0)

@@ -26,7 +26,7 @@ from event_triggers.testing import ManualClock, MemoryBroker
 __all__ = ["Group", "HubModel", "StepLoop", "SteppedCallables"]
 
 
-class _IdleSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _IdleSelector(selectors.DefaultSelector):
     """Stops its loop when that would wait."""
 
     idle: Callable[[], None]
@@ -71,6 +71,9 @@ class SteppedCallables(Callables):
     def __init__(self) -> None:
         super().__init__()
         self.pending: list[tuple[asyncio.Future[bool], MatchCallable, Message]] = []
+
+    def apart(self) -> Callables:
+        return self
 
     async def ask(self, accepts: MatchCallable, message: Message) -> bool:
         question: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

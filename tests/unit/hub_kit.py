@@ -256,6 +256,7 @@ class ScriptQueue(Source):
         self.streams: list[ScriptStream] = []
         self.on_open: Callable[[Opening], Awaitable[None]] | None = None
         self.on_close: Callable[[], Awaitable[None]] | None = None
+        self.on_forget: Callable[[Opening], Awaitable[None]] | None = None
         self.forgotten: list[str] = []
 
     @property
@@ -284,6 +285,8 @@ class ScriptQueue(Source):
             stream.closed = True
 
     async def forget(self, opening: Opening) -> None:
+        if self.on_forget is not None:
+            await self.on_forget(opening)
         self.forgotten.append(opening.group)
 
 

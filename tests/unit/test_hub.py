@@ -98,6 +98,8 @@ async def test_a_key_is_opened_again_only_when_its_old_connection_has_closed(kit
     # The next ones come and go while the first connection is closing; the one after them must still wait for it.
     others = [asyncio.create_task(listen_once()) for _ in range(generations - 2)]
     await idle()
+    await idle()
+    assert kit.hub.statistics().channels == ()
     async with kit.group(want(source), live=False) as last:
         live = asyncio.create_task(last.live())
         await idle()
@@ -306,7 +308,11 @@ async def test_the_channel_runs_in_nobodys_context(kit: Kit) -> None:
     async def note_open(opening: Opening) -> None:
         await note("open" if opening.start is None else "read the past")
 
+    async def note_forget(opening: Opening) -> None:
+        await note("forget")
+
     live.on_open = past.on_open = note_open
+    live.on_forget = note_forget
     live.on_close = lambda: note("close")
     context.set("group")
     async with kit.group(want(live), want(past, "p", since=kit.start), live=False) as group:
@@ -321,7 +327,7 @@ async def test_the_channel_runs_in_nobodys_context(kit: Kit) -> None:
         async with kit.group(want(past, since=kit.start), name="late", live=False):
             await idle()
     await soon(kit.hub.forget("group", [live]))
-    assert seen == dict.fromkeys(["open", "settle", "locate", "read the past", "close"], "nobody")
+    assert seen == dict.fromkeys(["open", "settle", "locate", "read the past", "close", "forget"], "nobody")
 
 
 async def test_waiting_for_messages_can_be_given_up(kit: Kit) -> None:

@@ -11,7 +11,7 @@ import pytest
 from event_triggers import callables
 from event_triggers.message import Message
 from event_triggers.testing import MemoryQueue
-from tests.unit.hub_kit import QUEUE, Kit, ScriptQueue, names, numbers, scripted, soon, until, want
+from tests.unit.hub_kit import QUEUE, Kit, ScriptQueue, idle, names, numbers, scripted, soon, until, want
 
 
 class Gate:
@@ -122,6 +122,22 @@ async def test_a_callable_that_blocks_is_left_behind(
     assert "event blocked: its match callable has not returned since an earlier message" in caplog.text
 
 
+async def test_a_callable_that_blocks_on_one_stream_is_asked_about_others(
+    kit: Kit, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callables, "CALLABLE_TIMEOUT", 0.02)
+    other = MemoryQueue("other")
+
+    def once(message: Message) -> bool:
+        return gate(message) if message.stream == "queue" else True
+
+    async with kit.group(want(QUEUE, "blocked", accepts=once), want(other, "free", accepts=once)) as group:
+        kit.publish(1, to=QUEUE)
+        await until(lambda: bool(gate.calls))
+        kit.publish(2, to=other)
+        assert names(await soon(group.receive())) == [("free",)]
+
+
 async def test_slow_callables_are_asked_side_by_side(kit: Kit) -> None:
     together = threading.Barrier(3, timeout=5)
 
@@ -153,6 +169,19 @@ async def test_blocked_callables_do_not_use_up_the_time_of_others(
         kit.publish(2, to=QUEUE)
         assert numbers(await soon(group.receive())) == [2]
         assert gate.calls == [0, 0, 0], "it had to wait for three of them"
+
+
+async def test_not_too_many_callables_run_at_once(kit: Kit, gate: Gate) -> None:
+    kit.hub._callables = callables.Callables(most=2)
+    several = [gate.__call__, lambda message: gate(message), lambda message: gate(message)]
+    interests = [want(QUEUE, str(number), accepts=accepts) for number, accepts in enumerate(several)]
+    async with kit.group(*interests) as group:
+        kit.publish(1, to=QUEUE)
+        await until(lambda: len(gate.calls) == 2)
+        await idle()
+        assert len(gate.calls) == 2
+        gate.may_go_on.set()
+        assert names(await soon(group.receive())) == [("0", "1", "2")]
 
 
 async def test_a_callable_is_asked_once_for_all_groups(kit: Kit, gate: Gate) -> None:

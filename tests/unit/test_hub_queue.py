@@ -31,6 +31,8 @@ async def test_a_message_is_acknowledged_only_after_it_is_recorded(kit: Kit) -> 
         delivery.abandon()
         await idle()
         assert kit.outcomes() == [(1, ACCEPTED)]
+        assert kit.channel.unanswered == 0
+        await soon(group.settled())
 
 
 async def test_a_message_for_several_events_of_a_group_is_one_delivery(kit: Kit) -> None:
@@ -79,6 +81,17 @@ async def test_declining_leaves_it_to_those_who_record_it(kit: Kit) -> None:
         only.decline()
         await idle()
         assert kit.outcomes() == [(1, ACCEPTED), (2, RELEASED)]
+
+
+async def test_what_all_decline_comes_again_for_those_who_have_come_since(kit: Kit) -> None:
+    async with kit.group(want(QUEUE), name="a") as one:
+        kit.publish(1, to=QUEUE)
+        (delivery,) = await kit.received(one, 1)
+        async with kit.group(want(QUEUE), name="b") as two:
+            assert await kit.nothing(two)
+            delivery.decline()
+            assert numbers(await kit.received(two, 1)) == [1]
+            assert kit.outcomes() == [(1, ABANDONED)], "a broker may throw away what is released"
 
 
 @pytest.mark.parametrize(("over", "outcome"), [(False, ABANDONED), (True, RELEASED)])
