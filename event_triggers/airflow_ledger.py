@@ -106,7 +106,11 @@ class AirflowLedger(Ledger):
             await self._clock.sleep(pause)
 
     async def _start_once(self) -> None:
-        api = await self._make_api()
+        try:
+            api = await self._make_api()
+        except AirflowApiError as error:
+            self._failed(error)
+            return
         stop_listening = api.listen(self._tell_outside)
         try:
             self._session = await _Session.start(api, self._books, self._clock)
@@ -115,12 +119,15 @@ class AirflowLedger(Ledger):
                 await api.aclose()
             if not isinstance(error, AirflowApiError):
                 raise
-            self._error = error
-            self._not_before = self._clock.monotonic() + ASK_AGAIN
+            self._failed(error)
         else:
             self._error = None
         finally:
             stop_listening()
+
+    def _failed(self, error: AirflowApiError) -> None:
+        self._error = error
+        self._not_before = self._clock.monotonic() + ASK_AGAIN
 
     def _tell_outside(self, level: int, text: str) -> None:
         for tell in list(self._outside):

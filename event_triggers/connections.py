@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from event_triggers.errors import ConfigurationError, ConnectionMissingError
+from event_triggers.errors import ConfigurationError, ConnectionMissingError, StreamError
 from event_triggers.sources.base import BrokerConnection
 
 __all__ = ["airflow_connection"]
@@ -20,6 +20,7 @@ async def airflow_connection(conn_id: str) -> BrokerConnection:
     answer to the next question of any trigger.
 
     :raises ConnectionMissingError: when it is not defined.
+    :raises StreamError: when Airflow could not look it up.
     :raises ConfigurationError: when its extra is not a JSON object.
     """
     looking = asyncio.get_running_loop().create_task(_look_up(conn_id), name=f"event_triggers: connection {conn_id}")
@@ -45,8 +46,11 @@ async def _look_up(conn_id: str) -> BrokerConnection:
 
     try:
         connection = await Connection.async_get(conn_id)
-    except (AirflowNotFoundException, AirflowRuntimeError) as error:
+    except AirflowNotFoundException as error:
         raise ConnectionMissingError(conn_id) from error
+    except AirflowRuntimeError as error:
+        # Not the same as "there is none": whoever asked must try again, and not go on without.
+        raise StreamError(f"Airflow could not look the connection {conn_id!r} up: {error}") from error
     if connection is None:
         raise ConnectionMissingError(conn_id)
     return BrokerConnection(

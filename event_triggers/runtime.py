@@ -15,6 +15,7 @@ from event_triggers.airflow_api import DEFAULT_CONN_ID, AirflowApi, ApiSettings,
 from event_triggers.airflow_ledger import AirflowLedger
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.connections import airflow_connection
+from event_triggers.errors import AirflowApiError, StreamError
 from event_triggers.hub import Hub
 from event_triggers.ledger import Ledger
 
@@ -54,7 +55,10 @@ def _airflow_runtime() -> Runtime:
     conn_id = conf.get("event_triggers", "api_conn_id", fallback=DEFAULT_CONN_ID)
 
     async def settings() -> ApiSettings:
-        return await find_settings(airflow_connection, conn_id=conn_id, fallback_url=_configured_url())
+        try:
+            return await find_settings(airflow_connection, conn_id=conn_id, fallback_url=_configured_url())
+        except StreamError as error:
+            raise AirflowApiError(str(error)) from error
 
     async def make_api() -> AirflowApi:
         found = await settings()

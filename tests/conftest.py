@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import tempfile
 from types import FrameType
 
 import pytest
+
+# Importing Airflow makes a home and reads its configuration: never the home of whoever runs the tests.
+_HOME = tempfile.mkdtemp(prefix="event-triggers-tests-")
+os.environ["AIRFLOW_HOME"] = _HOME
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+
+def pytest_unconfigure() -> None:
+    """Remove that home."""
+    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 def pytest_configure() -> None:
