@@ -46,7 +46,7 @@ async def opened(source: Source, opening: Opening) -> AsyncIterator[Stream]:
             raise
         except ImportError as error:
             raise ConfigurationError(
-                f"{source.label}: its client library cannot be used as it is installed here: {error}; install a version "
+                f"{source.label}: its client library cannot be used as it is installed here: {error}; install one "
                 f"that this package supports, and restart the triggerer"
             ) from error
         except asyncio.CancelledError as error:
