@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Event:
         if match is None:
             return
         if isinstance(match, str):
-            if ("{{" not in match and not all(part.isidentifier() for part in match.split("."))) or "." not in match:
+            if not _templated(match) and not ("." in match and all(part.isidentifier() for part in match.split("."))):
                 raise InvalidEventError(
                     f"match={match!r} is no dotted path of a callable, such as 'my_package.my_module.my_function'"
                 )
@@ -76,7 +77,7 @@ class Event:
             return
         if not isinstance(self.since, (str, datetime)):
             raise InvalidEventError(f"since must be a datetime or an ISO 8601 string, got {self.since!r}")
-        if isinstance(self.since, str) and "{" not in self.since:
+        if isinstance(self.since, str) and not _templated(self.since):
             try:
                 parse_datetime(self.since)
             except ValueError as error:
@@ -115,6 +116,10 @@ class Event:
             ) from error
 
 
+def _templated(text: str) -> bool:
+    return "{{" in text or "{%" in text
+
+
 def _allow_references(value: object) -> object:
     # XComArg and its kin: Airflow puts the value there before the wait starts.
     if hasattr(value, "resolve"):
@@ -125,17 +130,28 @@ def _allow_references(value: object) -> object:
 def dotted_path(function: Callable[..., Any]) -> str:
     """The path under which another process can import this function.
 
-    :raises InvalidEventError: for a lambda, a nested function, or one that lives in a DAG file.
+    :raises InvalidEventError: for a lambda, a method, a nested function, one that lives in a DAG file, or an async one.
     """
+    _refuse_async(function)
     module = getattr(function, "__module__", None)
     name = getattr(function, "__qualname__", None)
-    path = f"{module}.{name}"
-    if not module or not name or "<" in path or module == "__main__" or module.startswith("unusual_prefix_"):
+    if (
+        not module
+        or not name
+        or not name.isidentifier()
+        or module == "__main__"
+        or module.startswith("unusual_prefix_")
+    ):
         raise InvalidEventError(
-            f"match={path} cannot be imported by the triggerer; put the function at the top level of a module that is "
-            f"installed there, not in the DAG file or inside another function"
+            f"match={function!r} cannot be imported by the triggerer; put the function at the top level of a module "
+            f"that is installed there, not in the DAG file, a class or another function"
         )
-    return path
+    return f"{module}.{name}"
+
+
+def _refuse_async(function: Callable[..., Any]) -> None:
+    if inspect.iscoroutinefunction(function):
+        raise InvalidEventError(f"match={function!r} is an async function; make it a plain one")
 
 
 def load_callable(path: str) -> MatchCallable:
@@ -146,11 +162,12 @@ def load_callable(path: str) -> MatchCallable:
     module_name, _, name = path.rpartition(".")
     try:
         function = getattr(import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # importing runs the module, which may raise anything
         raise InvalidEventError(
             f"match={path!r} cannot be imported here: {error}; install its module where the triggerer runs, and "
             f"restart that"
         ) from error
     if not callable(function):
         raise InvalidEventError(f"match={path!r} is a {type(function).__name__}, not a callable")
+    _refuse_async(function)
     return function  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ nodes mirror the document. Here the leaves are exact values: strings, numbers, `
 :func:`matches` is the plain reading of these rules. :class:`PatternIndex` finds the patterns that a document matches
 without trying them all: patterns are grouped by the paths they look at (their *shape*), and each group is a hash
 table from the values at those paths to the patterns that allow them. A document costs one look-up per shape, however
-many patterns there are.
+many patterns there are; one with arrays costs more, but never more than looking at every pattern.
 
 .. _EventBridge event patterns: https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-event-patterns.html
 """
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from typing import Any, Generic, TypeVar
 
@@ -81,6 +82,8 @@ def _describe(value: object) -> str:
 def matches(pattern: Mapping[str, Any], document: Mapping[str, Any] | bytes | str) -> bool:
     """Whether a document, decoded or as JSON text, holds what the pattern asks for.
 
+    One that is nested deeper than can be looked into holds nothing.
+
     :raises InvalidEventError: when ``pattern`` is no pattern.
     """
     check_pattern(pattern)
@@ -89,7 +92,14 @@ def matches(pattern: Mapping[str, Any], document: Mapping[str, Any] | bytes | st
             document = msgspec.json.decode(document)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-    return _fits(pattern, document)
+    return _fits_if_looked_into(pattern, document)
+
+
+def _fits_if_looked_into(pattern: Mapping[str, Any], document: Any) -> bool:
+    try:
+        return _fits(pattern, document)
+    except RecursionError:
+        return False
 
 
 def _fits(pattern: Mapping[str, Any], value: Any) -> bool:
@@ -163,14 +173,20 @@ class _Shape(Generic[Token]):
         self.table: dict[tuple[Hashable, ...], dict[Token, None]] = {}
 
     def candidates(self, document: Any) -> Iterator[Token]:
-        columns = []
+        columns: list[frozenset[Hashable]] = []
         for path in self.paths:
-            values = _values_at(document, path)
+            values = frozenset(_values_at(document, path))
             if not values:
                 return
             columns.append(values)
-        for key in product(*columns):
-            yield from self.table.get(key, ())
+        if math.prod(map(len, columns)) <= len(self.table):
+            for key in product(*columns):
+                yield from self.table.get(key, ())
+        else:
+            # Long arrays at several paths have more combinations than there are patterns: look at it from that side.
+            for key, tokens in self.table.items():
+                if all(map(frozenset.__contains__, columns, key)):
+                    yield from tokens
 
 
 class PatternIndex(Generic[Token]):
@@ -222,9 +238,13 @@ class PatternIndex(Generic[Token]):
 
     def matching(self, document: Any) -> list[Token]:
         """The tokens of all patterns that this decoded document matches, each once."""
+        proposed: dict[Token, None] = {}
+        for shape in self._shapes.values():
+            # A sender may nest a document deeper than Python can follow; that must not disturb the others.
+            with suppress(RecursionError):
+                proposed.update(dict.fromkeys(shape.candidates(document)))
         # The hash only proposes: it looks at each path alone, so arrays still need the plain rules.
-        proposed = dict.fromkeys(token for shape in self._shapes.values() for token in shape.candidates(document))
-        return [token for token in proposed if _fits(self._patterns[token][0], document)]
+        return [token for token in proposed if _fits_if_looked_into(self._patterns[token][0], document)]
 
 
 def _hash_keys(pattern: Mapping[str, Any]) -> tuple[tuple[Path, ...], tuple[tuple[Hashable, ...], ...]]:

@@ -56,26 +56,27 @@ async def test_sources_of_a_shared_connection_are_watched_as_long_as_somebody_li
 
 
 async def test_nobody_is_live_before_his_source_is_watched(kit: Kit) -> None:
-    one, two = ScriptQueue("shared"), ScriptQueue("shared")
-    watching, go_on = asyncio.Event(), asyncio.Event()
+    one, two, three = (ScriptQueue("shared") for _ in range(3))
+    watching: dict[object, asyncio.Event] = {two: asyncio.Event(), three: asyncio.Event()}
+    may_watch: dict[object, asyncio.Event] = {two: asyncio.Event(), three: asyncio.Event()}
 
     async def hesitate(source: object) -> None:
-        if source is two:
-            watching.set()
-            await go_on.wait()
+        watching[source].set()
+        await may_watch[source].wait()
 
-    async with kit.group(want(one), name="a"):
+    async with kit.group(want(one), name="a"), AsyncExitStack() as stack:
         one.stream.on_watch = hesitate
-        three = ScriptQueue("shared")
-        async with kit.group(want(two), name="b", live=False), AsyncExitStack() as stack:
-            await soon(watching.wait())
-            late = await stack.enter_async_context(kit.group(want(three), name="c", live=False))
-            waiting = asyncio.create_task(late.live())
-            await idle()
-            assert not waiting.done()
-            go_on.set()
-            await soon(waiting)
-            assert one.stream.watched == [one, two, three]
+        await stack.enter_async_context(kit.group(want(two), name="b", live=False))
+        await soon(watching[two].wait())
+        # This one comes while the other's source is being watched.
+        late = await stack.enter_async_context(kit.group(want(three), name="c", live=False))
+        live = asyncio.create_task(late.live())
+        may_watch[two].set()
+        await soon(watching[three].wait())
+        await idle()
+        assert not live.done()
+        may_watch[three].set()
+        await soon(live)
 
 
 @pytest.mark.parametrize("generations", [2, 3])

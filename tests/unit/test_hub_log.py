@@ -47,6 +47,17 @@ async def test_a_group_that_missed_nothing_opens_no_second_stream(kit: Kit) -> N
     assert kit.broker.statistics().opened == 1
 
 
+async def test_without_since_nothing_is_missed_beside_events_that_have_one(kit: Kit) -> None:
+    kit.publish(1)
+    async with kit.group(want(LOG, count=99), name="early"):
+        kit.publish(2)
+        await idle()
+        interests = [want(LOG, "all", since=kit.start, count=9), want(LOG, "new", count=9)]
+        async with kit.group(*interests, name="late") as late:
+            kit.publish(3)
+            assert names(await kit.received(late, 3)) == [("all",), ("all",), ("all", "new")]
+
+
 async def test_messages_stamped_before_since_never_count(kit: Kit) -> None:
     kit.publish(1)
     kit.publish(2, timestamp=kit.ago(60))
