@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from event_triggers import __version__
+from event_triggers.hooks.mqtt_form import BEHAVIOUR, FIELDS
 
 __all__ = ["get_provider_info"]
 
@@ -21,6 +22,8 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "mqtt",
                 "hook-name": "MQTT",
                 "hook-class-name": "event_triggers.hooks.mqtt.MqttHook",
+                "conn-fields": FIELDS,
+                "ui-field-behaviour": BEHAVIOUR,
             }
         ],
         "config": {"event_triggers": {"description": "Options of event_triggers.", "options": _options()}},

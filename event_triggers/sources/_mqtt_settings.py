@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import ssl
 import tempfile
@@ -98,6 +99,14 @@ def _text(value: Any) -> str:
     return value
 
 
+def _pem(value: Any) -> str:
+    """Text of a certificate or key, its lines restored if a form or an environment variable has joined them."""
+    text = _text(value).replace("\\n", "\n")
+    if "\n" in text.strip():
+        return text
+    return re.sub(r"(-----BEGIN [^-]+-----)\s*(.*?)\s*(-----END [^-]+-----)\s*", r"\1\n\2\n\3\n", text)
+
+
 def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -175,11 +184,11 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "tls": _flag,
     "insecure": _flag,
     "ca_cert": _text,
-    "ca_pem": _text,
+    "ca_pem": _pem,
     "client_cert": _text,
-    "client_cert_pem": _text,
+    "client_cert_pem": _pem,
     "private_key": _text,
-    "private_key_pem": _text,
+    "private_key_pem": _pem,
     "private_key_password": _text,
     "alpn": _names,
 }
