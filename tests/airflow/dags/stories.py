@@ -43,7 +43,7 @@ def remember(messages: list[ArrivedMessage], context: Any) -> None:
         print("HANDED OVER", message.event, message.payload["number"], message.facts["position"], context["run_id"])
 
 
-short = story("story_timeout", 12)
+short = story("story_timeout", 40)
 soft = story("story_soft_fail", 3, sensor_args={"soft_fail": True})
 patient = story("story_users", 300, sensor_args={"retries": 0})
 retried = story("story_retries", 300, on_event=fail_once, sensor_args={"retries": 1, "retry_delay": 1})
