@@ -99,7 +99,6 @@ class Channel:
             callables=callables,
             clock=opening.clock,
             responder=self,
-            index=self._index,
             satisfied=self._forget,
             tell=self.tell,
         )
@@ -127,6 +126,7 @@ class Channel:
         if not self.source.replayable:
             # Before the broker is asked for anything: a message that comes at once must find its group.
             self._admit(entry)
+            self._fanout.offer_under_way(entry)
         self._joining.append(entry)
         self._requests.set()
 
@@ -299,7 +299,7 @@ class Channel:
                 await self._serve_sources(stream)
                 log_stream = self._as_log(stream)
                 if log_stream is None:
-                    now_live(joining)
+                    self._catch_up(joining)
                 else:
                     await self._join(log_stream, joining)
             except BaseException:
@@ -316,6 +316,20 @@ class Channel:
         for source in [source for source in self._watched if source not in wanted]:
             del self._watched[source]
             await stream.unwatch(source)
+
+    def _catch_up(self, joining: list[Entry]) -> None:
+        """The entries of a queue are in the index already; what was under way when they came may be theirs too."""
+        asking = [entry for entry in joining if entry.interest.accepts is not None]
+        now_live(entry for entry in joining if entry.interest.accepts is None)
+        if asking:
+            assert self._group is not None  # noqa: S101 - set before anything is served
+            self._group.start_soon(
+                self._ask_under_way, asking, name=f"event_triggers: {self.source.label}, catching up"
+            )
+
+    async def _ask_under_way(self, entries: list[Entry]) -> None:
+        await self._fanout.ask_under_way(entries)
+        now_live(entries)
 
     async def _join(self, stream: LogStream, joining: list[Entry]) -> None:
         """Put entries of a log into the index; those that have missed something get a round through the past."""

@@ -7,6 +7,7 @@ Flow::
 Invariants:
 
 * :meth:`Fanout.dispatch` and :meth:`Fanout.hand_out` await nothing, so a message is offered to everybody or to nobody.
+* Who comes to a queue while others are recording a message is offered it too: it is in the queue as long as that.
 * Every message that a queue delivered is settled exactly once, after every group it was handed to has answered. A
   copy that comes while it is under way only renews its receipt (and is offered to those who have come since).
 * A copy that comes after it was acknowledged is acknowledged and handed to nobody. A copy of one that some group
@@ -44,7 +45,6 @@ class Fanout:
     :param source: any of the channel's sources.
     :param callables: runs match callables.
     :param responder: whom the groups answer, the channel.
-    :param index: the entries that see the channel's live messages.
     :param satisfied: called when an entry has all it wants.
     :param tell: writes into the logs of all groups that listen.
     """
@@ -56,7 +56,6 @@ class Fanout:
         callables: Callables,
         clock: Clock,
         responder: Responder,
-        index: InterestIndex,
         satisfied: Callable[[Entry], None],
         tell: Callable[..., None],
     ) -> None:
@@ -68,7 +67,6 @@ class Fanout:
         self._is_queue = not source.replayable
         self._callables = callables
         self._responder = responder
-        self._index = index
         self._satisfied = satisfied
         self._tell = tell
         self._under_way: dict[str, Handout] = {}
@@ -130,6 +128,20 @@ class Fanout:
                 subscription.offer(handout, events, self._responder)
         return wanted
 
+    def offer_under_way(self, entry: Entry) -> None:
+        """Offer what others are recording to one that comes only now; its callable is asked apart."""
+        index = InterestIndex([entry])
+        for handout in list(self._under_way.values()):
+            self.hand_out(handout.message, index.matching(handout.message), live=True)
+
+    async def ask_under_way(self, entries: Iterable[Entry]) -> None:
+        """Ask the callables of those who have come about what others are recording, and offer it to them."""
+        index = InterestIndex(entries)
+        for handout in list(self._under_way.values()):
+            agreed = await index.agreeing(handout.message, self._callables)
+            if self._under_way.get(handout.message.id) is handout:
+                self.hand_out(handout.message, agreed, live=True)
+
     def _handout(self, message: Message) -> Handout:
         handout = self._under_way.get(message.id) if self._is_queue else None
         if handout is not None:
@@ -172,9 +184,6 @@ class Fanout:
         del self._under_way[message.id]
         if outcome is Outcome.ACCEPTED:
             _remember(self._acknowledged, message.id)
-        elif self._index.may_want(message):
-            # Somebody has come since it was handed out, so it is not true that nobody wants it.
-            outcome = Outcome.ABANDONED
 
         def done() -> None:
             self.load.release(message)

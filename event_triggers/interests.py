@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import anyio
 
@@ -20,11 +21,13 @@ _COMPLAINTS_SHOWN = 20
 class InterestIndex:
     """The entries of one channel, findable by message."""
 
-    def __init__(self) -> None:
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self._patterns: PatternIndex[Entry] = PatternIndex()
         self._patterned: dict[Entry, None] = {}
         self._everything: dict[Entry, None] = {}
         self._callables: dict[Entry, MatchCallable] = {}
+        for entry in entries:
+            self.add(entry)
 
     def __len__(self) -> int:
         return len(self._patterned) + len(self._everything) + len(self._callables)
@@ -55,10 +58,6 @@ class InterestIndex:
             if document is not UNDECODABLE:
                 found += self._patterns.matching(document)
         return [entry for entry in found if _wants(entry, message)]
-
-    def may_want(self, message: Message) -> bool:
-        """Whether some entry wants this message, or has a callable that might."""
-        return bool(self.matching(message)) or any(_wants(entry, message) for entry in self._callables)
 
     async def agreeing(self, message: Message, callables: Callables) -> list[Entry]:
         """The entries whose callables want this message.

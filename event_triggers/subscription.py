@@ -126,15 +126,16 @@ class Handout:
 
     message: Message
     open: int = 0
-    accepted: bool = False
-    abandoned: bool = False
+    accepted_by: set[str] = field(default_factory=set)
+    abandoned_by: set[str] = field(default_factory=set)
 
     @property
     def outcome(self) -> Outcome:
         """How it ended, once nothing is open."""
-        if self.abandoned:
+        # A group may be here twice for a moment, when it starts again; then it is enough that one has recorded it.
+        if self.abandoned_by - self.accepted_by:
             return Outcome.ABANDONED
-        return Outcome.ACCEPTED if self.accepted else Outcome.RELEASED
+        return Outcome.ACCEPTED if self.accepted_by else Outcome.RELEASED
 
 
 class Delivery:
@@ -169,8 +170,10 @@ class Delivery:
         if self._answered:
             return
         self._answered = True
-        self._handout.accepted |= answer is Answer.ACCEPTED
-        self._handout.abandoned |= answer is Answer.ABANDONED
+        if answer is Answer.ACCEPTED:
+            self._handout.accepted_by.add(self._subscription.group)
+        elif answer is Answer.ABANDONED:
+            self._handout.abandoned_by.add(self._subscription.group)
         self._handout.open -= 1
         self._subscription.answered(self)
         self._responder.answered(self, self._handout)

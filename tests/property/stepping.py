@@ -204,8 +204,10 @@ class HubModel:
         if what in ("cut", "open"):
             self.loop.run(self.broker.cut)
 
-    def calm_down(self, rounds: int = 20) -> None:
-        """Let callables answer and time pass until all that was broken is mended."""
+    def calm_down(self, rounds: int = 5) -> None:
+        """Nothing fails any more: let callables answer and time pass until all is mended."""
+        self.broker._failing_opens.clear()
+        self.broker._failing_settles.clear()
         for _ in range(rounds):
             while self.callables.pending:
                 self.loop.run(lambda: self.callables.answer(0))

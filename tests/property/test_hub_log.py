@@ -225,7 +225,8 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def calm_down(self) -> None:
         # What is unanswered could keep others waiting.
-        for _ in range(30):
+        self.model.calm_down()
+        while any(group.unanswered for group in self.model.groups):
             self.accept_all()
             self.model.calm_down(rounds=1)
         self.everybody_gets_his_messages_once_and_in_order()

@@ -68,7 +68,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.limit.start()
         self.model = HubModel()
         self.recorded: set[str] = set()
-        self.handed_out: set[str] = set()
+        self.asking = False
+        """Whether callables have not answered since the last step, or had not before it."""
         self.settled = dict.fromkeys(QUEUES, 0)
         self.failed_callables = False
         self.settling_fails = False
@@ -161,10 +162,12 @@ class QueueMachine(RuleBasedStateMachine):
             if outcome is Outcome.ACCEPTED:
                 assert message.id in self.recorded
                 assert message.id not in self.open_ids(), "somebody still records it"
-            # What is released late, by a failure or since all have declined it, may be wanted again by then.
-            certain = not self.failed_callables and not self.settling_fails and message.id not in self.handed_out
+            # What is released late, because of a failure, may be wanted again by then; and one may come while others
+            # decline a message, and not yet have been asked about it.
+            certain = not self.failed_callables and not self.settling_fails and not self.asking
             if outcome is Outcome.RELEASED and certain:
                 assert not [event for group in self.model.groups for event in self.wanting(group, message)]
+        self.asking = bool(self.model.callables.pending)
 
     @staticmethod
     def wanting(group: Group, message: Message) -> list[str]:
@@ -177,7 +180,6 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def events_get_what_they_asked_for_and_no_more(self) -> None:
         for group in self.model.groups:
-            self.handed_out |= {delivery.message.id for delivery in group.deliveries}
             for event, interest in group.interests.items():
                 taken = group.taken(event)
                 assert len(taken) <= interest.count

@@ -159,19 +159,19 @@ def test_a_document_with_long_arrays_is_no_heavy_work() -> None:
     for number in range(100):
         index.add({field: [number] for field in "abcd"}, number)
     document = {field: list(range(99, 2000)) for field in "abcd"}
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert index.matching(document) == [99]
-    assert time.perf_counter() - begin < 1, "there are 10**13 combinations"
+    assert time.process_time() - begin < 1, "there are 10**13 combinations"
 
 
 def test_a_document_costs_the_same_however_many_patterns_there_are() -> None:
     index: PatternIndex[int] = PatternIndex()
     for number in range(20_000):
         index.add({"table": [f"t{number}"], "date": ["2030-01-01"]}, number)
-    begin = time.perf_counter()
+    begin = time.process_time()
     for number in range(1000):
         assert index.matching({"table": f"t{number}", "date": "2030-01-01"}) == [number]
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 5, "looking at each pattern would take a minute"
 
 
 @pytest.mark.parametrize("depth", [500, 980, 3000, 100_000])
