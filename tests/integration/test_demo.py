@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,18 +109,14 @@ def _start(demos: list[DemoProcess], tmp_path: Path, **env: str) -> DemoProcess:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 class TestDemo:
     def test_shows_and_checks_everything_and_leaves_nothing(self, demos: list[DemoProcess], tmp_path: Path) -> None:
-        began = time.monotonic()
         demo = _start(demos, tmp_path)
         assert demo.end() == 0, demo.output
-        took = time.monotonic() - began
         assert demo.left() == ([], []), demo.output
         for task in ("inputs.orders", "inputs.stock", "inputs.shifts", "close_books"):
             assert re.search(rf" s  {task} +success +\S", demo.output), f"{task} was not shown:\n{demo.output}"
         assert len(re.findall("must not count", demo.output)) == 5
         assert len(re.findall(r"^  ok    ", demo.output, re.MULTILINE)) >= 15
         assert "FAILED" not in demo.output
-        # Where CI measures, it has the two processors for itself.
-        assert took < 120 or not os.environ.get("CI"), f"it took {took:.0f} s"
 
     @pytest.mark.parametrize(
         ("when", "number"),
