@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -15,27 +14,16 @@ __all__ = ["airflow_connection"]
 async def airflow_connection(conn_id: str) -> BrokerConnection:
     """Look a connection up where Airflow keeps it: environment, secrets backend, database.
 
-    In the triggerer this never blocks the event loop: Airflow's supervisor answers. A question once asked is always
-    heard to its end, even when whoever asked is cancelled: Airflow 3.1 takes an answer that nobody waits for as the
-    answer to the next question of any trigger.
+    In the triggerer this never blocks the event loop: Airflow's supervisor answers. It is heard
+    to the end, even when whoever asked is cancelled.
 
     :raises ConnectionMissingError: when it is not defined.
     :raises StreamError: when Airflow could not look it up.
     :raises ConfigurationError: when its extra is not a JSON object.
     """
-    looking = asyncio.get_running_loop().create_task(_look_up(conn_id), name=f"event_triggers: connection {conn_id}")
-    _looking.add(looking)
-    looking.add_done_callback(_looked_up)
-    return await asyncio.shield(looking)
+    from event_triggers.compat import ask_supervisor
 
-
-_looking: set[asyncio.Task[BrokerConnection]] = set()
-
-
-def _looked_up(task: asyncio.Task[BrokerConnection]) -> None:
-    _looking.discard(task)
-    if not task.cancelled():
-        task.exception()  # whoever asked may have gone, and that is no reason for a warning
+    return await ask_supervisor(_look_up(conn_id))
 
 
 async def _look_up(conn_id: str) -> BrokerConnection:
