@@ -297,10 +297,9 @@ async def test_cancelled_while_it_connects() -> None:
                 await anyio.sleep(0.01)
 
 
-@BOTH
-async def test_silent_broker_is_noticed_by_keep_alive(plain: Mosquitto, protocol: str) -> None:
+async def test_silent_broker_is_noticed_by_keep_alive(plain: Mosquitto) -> None:
     with TcpProxy(plain.port) as proxy:
-        connection = mqtt_connection(proxy.port, protocol=protocol, keepalive=5)
+        connection = mqtt_connection(proxy.port, keepalive=5)
         source, opening = MqttTopic(unique("topic")), new_opening(connection)
         async with taking(opening, source) as taker:
             await anyio.to_thread.run_sync(proxy.black_hole)

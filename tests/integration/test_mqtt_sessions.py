@@ -85,11 +85,11 @@ async def test_killed_process(broker: Mosquitto, protocol: str, qos: int, tmp_pa
     script = Path(__file__).with_name("mqtt_taker.py")
     arguments = [str(broker.port), protocol, topic, str(qos), group, "3"]
     await publish(broker.port, topic, b"too early: nobody is subscribed", qos=qos)
-    root = str(Path(__file__).parents[2])
+    folders = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     child = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
         [sys.executable, script, *arguments],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
         text=True,
     )
     try:
