@@ -200,11 +200,11 @@ def scripted(number: int, *, partition: str = "0", receipt: Any = None, at: date
 
 
 class ScriptStream(LogStream):
-    """Yields what the test feeds, and remembers what it is told."""
+    """Yields what the test feeds (``None`` ends it), and remembers what it is told."""
 
     def __init__(self, opening: Opening) -> None:
         self.opening = opening
-        self.feed: asyncio.Queue[Sequence[Message] | BaseException] = asyncio.Queue()
+        self.feed: asyncio.Queue[Sequence[Message] | BaseException | None] = asyncio.Queue()
         self.place: dict[str, Any] = dict(opening.start or {"0": 0})
         self.located: dict[str, Any] = {"0": 0}
         self.told: list[tuple[Any, Outcome]] = []
@@ -218,6 +218,8 @@ class ScriptStream(LogStream):
     async def __aiter__(self) -> AsyncIterator[Sequence[Message]]:
         while True:
             item = await self.feed.get()
+            if item is None:
+                return
             if isinstance(item, BaseException):
                 raise item
             for message in item:

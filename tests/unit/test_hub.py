@@ -222,7 +222,7 @@ async def test_cancelling_one_group_leaves_the_others_alone(kit: Kit) -> None:
 async def test_forgetting_waits_for_the_connection_and_the_next_one_for_it(kit: Kit) -> None:
     source = ScriptQueue()
     steps: list[str] = []
-    may_close = asyncio.Event()
+    may_close, may_forget = asyncio.Event(), asyncio.Event()
 
     async def linger() -> None:
         await may_close.wait()
@@ -231,7 +231,11 @@ async def test_forgetting_waits_for_the_connection_and_the_next_one_for_it(kit: 
     async def note_open(opening: Opening) -> None:
         steps.append("opened")
 
-    source.on_close, source.on_open = linger, note_open
+    async def forget(opening: Opening) -> None:
+        await may_forget.wait()
+        steps.append("forgotten")
+
+    source.on_close, source.on_open, source.on_forget = linger, note_open, forget
 
     async def listen_once() -> None:
         async with kit.group(want(source)):
@@ -241,13 +245,17 @@ async def test_forgetting_waits_for_the_connection_and_the_next_one_for_it(kit: 
     await idle()
     forgetting = asyncio.create_task(kit.hub.forget("group", [source, source]))
     await idle()
-    assert source.forgotten == []
     async with kit.group(want(source), live=False) as group:
+        may_forget.set()
         await idle()
+        assert steps == ["opened"]
+        may_forget.clear()
         may_close.set()
+        await idle()
+        assert steps == ["opened", "closed"]
+        may_forget.set()
         await soon(group.live())
-        assert source.forgotten == ["group"]
-        assert steps == ["opened", "closed", "opened"]
+        assert steps == ["opened", "closed", "forgotten", "opened"]
     await soon(asyncio.gather(listening, forgetting))
 
 

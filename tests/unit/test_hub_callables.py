@@ -10,6 +10,7 @@ import pytest
 
 from event_triggers import callables
 from event_triggers.message import Message
+from event_triggers.sources.base import Outcome
 from event_triggers.testing import MemoryQueue
 from tests.unit.hub_kit import QUEUE, Kit, ScriptQueue, idle, names, numbers, scripted, soon, until, want
 
@@ -138,6 +139,17 @@ async def test_a_callable_that_blocks_on_one_stream_is_asked_about_others(
         assert names(await soon(group.receive())) == [("free",)]
 
 
+async def test_nothing_is_kept_of_calls_that_have_returned(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callables, "CALLABLE_TIMEOUT", 0.01)
+    asked = callables.Callables()
+    assert await asked.ask(even, scripted(2))
+    with pytest.raises(callables.CallableError, match="took longer"):
+        await asked.ask(gate, scripted(1))
+    assert list(asked._running) == [gate]
+    gate.may_go_on.set()
+    await until(lambda: not asked._running)
+
+
 async def test_slow_callables_are_asked_side_by_side(kit: Kit) -> None:
     together = threading.Barrier(3, timeout=5)
 
@@ -192,6 +204,29 @@ async def test_a_callable_is_asked_once_for_all_groups(kit: Kit, gate: Gate) -> 
         assert names(await soon(one.receive())) == [("a",)]
         assert names(await soon(two.receive())) == [("a", "b")]
         assert gate.calls == [1]
+
+
+async def test_one_answer_serves_only_events_that_could_want_the_message(kit: Kit, gate: Gate) -> None:
+    gate.may_go_on.set()
+    always, recent = want(QUEUE, "always", accepts=gate), want(QUEUE, "recent", accepts=gate, since=kit.start)
+    async with kit.group(always, recent) as group:
+        kit.publish(1, to=QUEUE, timestamp=kit.ago(1))
+        assert names(await soon(group.receive())) == [("always",)]
+
+
+async def test_a_message_settled_while_a_late_callable_is_asked_is_gone(kit: Kit, gate: Gate) -> None:
+    source = ScriptQueue()
+    async with kit.group(want(source, count=9), name="early") as early:
+        source.stream.feed.put_nowait([scripted(1), scripted(2)])
+        one, two = await kit.received(early, 2)
+        async with kit.group(want(source, accepts=gate, count=9), name="late", live=False) as late:
+            await until(lambda: bool(gate.calls))
+            one.accept()
+            await idle()
+            assert source.stream.told == [("0@1", Outcome.ACCEPTED)]
+            gate.may_go_on.set()
+            assert numbers(await soon(late.receive())) == [2]
+            two.accept()
 
 
 async def test_an_event_dropped_while_its_callable_is_asked_gets_nothing(kit: Kit, gate: Gate) -> None:

@@ -56,11 +56,12 @@ async def test_pauses_begin_anew_after_a_long_connection(kit: Kit) -> None:
             await kit.later(1)
 
 
-async def test_a_stream_that_ends_by_itself_is_a_broken_connection(kit: Kit) -> None:
+async def test_a_stream_that_ends_by_itself_is_a_broken_connection(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
     source = ScriptQueue()
     async with kit.group(want(source)) as group:
-        source.stream.feed.put_nowait(StopAsyncIteration())
+        source.stream.feed.put_nowait(None)
         await kit.later()
+        assert "script script: the connection failed (StreamError: script script: the stream ended" in caplog.text
         assert len(source.streams) == 2
         source.stream.feed.put_nowait([scripted(1)])
         assert numbers(await kit.received(group, 1)) == [1]

@@ -184,14 +184,16 @@ async def test_joining_while_a_message_is_being_asked_about(kit: Kit) -> None:
     async with kit.group(want(source, accepts=hesitate), name="early") as early:
         source.stream.feed.put_nowait([scripted(0), scripted(1)])
         await until(asked.is_set)
-        slow, plain = want(source, "slow", accepts=hesitate, since=kit.start), want(source, "plain", since=kit.start)
-        async with kit.group(slow, plain, name="late") as late:
+        same = want(source, "same", accepts=hesitate, since=kit.start)
+        another = want(source, "another", accepts=lambda message: True, since=kit.start)
+        plain = want(source, "plain", since=kit.start)
+        async with kit.group(same, another, plain, name="late") as late:
             assert len(source.streams) == 1, "nothing was dispatched yet, so nothing was missed"
             may_answer.set()
             assert numbers([(await soon(early.receive()))[0]]) == [0]
             (delivery,) = await soon(late.receive())
             assert numbers([delivery]) == [0]
-            assert set(delivery.events) == {"slow", "plain"}
+            assert set(delivery.events) == {"same", "another", "plain"}
 
 
 async def test_joining_while_the_connection_is_away(kit: Kit) -> None:

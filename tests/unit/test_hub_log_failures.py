@@ -61,11 +61,11 @@ async def test_a_message_is_asked_about_again_when_the_connection_broke_meanwhil
         source.stream.on_watch = fail
         other = ScriptLog(source.shared)
         async with kit.group(want(other), name="breaks it", live=False):
-            await idle()
-            may_answer.set()
             await kit.later()
             assert source.stream.opening.start == {"0": 0}
             source.stream.feed.put_nowait([scripted(0)])
+            assert await kit.nothing(group)
+            may_answer.set()
             assert numbers([(await soon(group.receive()))[0]]) == [0]
 
 
