@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -50,6 +51,7 @@ async def opened(source: Source, opening: Opening) -> AsyncIterator[Stream]:
                 f"that this package supports, and restart the triggerer"
             ) from error
         except asyncio.CancelledError as error:
+            scope.shield = False
             if scope.cancel_called or _cancelled_by_others():
                 raise
             # Client libraries let CancelledError out when they cancel tasks of their own. Nobody cancelled us, so it is
@@ -63,7 +65,8 @@ def _cancelled_by_others() -> bool:
     task = asyncio.current_task()
     if task is not None and sys.version_info >= (3, 11):
         return task.cancelling() > 0
-    return True  # Python 3.10 does not tell
+    # Python 3.10 does not tell. But a channel's connections live in a task group, which passes cancellations on.
+    return anyio.current_effective_deadline() == -math.inf
 
 
 @asynccontextmanager
