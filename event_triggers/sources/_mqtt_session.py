@@ -126,10 +126,12 @@ class Session:
         if self._reason is None:
             lost = not flags.is_disconnect_packet_from_server and code.value == _UNSPECIFIED
             self._reason = _LOST if lost else code
-        self._aiomqtt_on_disconnect(client, userdata, flags, code, properties)
         # paho may find out in the thread in which it connects.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.ended.set)
+        # It looks at a future that is cancelled when connecting was.
+        with suppress(asyncio.CancelledError):
+            self._aiomqtt_on_disconnect(client, userdata, flags, code, properties)
 
     def _arrived(self, message: Any) -> None:
         # An error here would look to paho like a broken connection, and the same message would break the next one.
@@ -171,11 +173,13 @@ class Session:
             await asyncio.wait({connecting}, timeout=0.05)
             connecting.cancel()
             await asyncio.wait({connecting})
-        connecting.add_done_callback(self._gave_up)
+        if connecting.done():
+            _look_at(connecting)
+        else:
+            connecting.add_done_callback(self._gave_up)
 
     def _gave_up(self, connecting: asyncio.Task[Any]) -> None:
-        if not connecting.cancelled():
-            connecting.exception()  # looked at, or asyncio complains that nobody did
+        _look_at(connecting)
         self._paho.drop()
 
     def _refused(self, error: BaseException | None) -> Exception:
@@ -229,13 +233,13 @@ class Session:
         """Disconnect politely, else at once. Never raises."""
         try:
             if self._made and not self.ended.is_set():
-                with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(aiomqtt.MqttError):
-                    await self._client.__aexit__(None, None, None)
+                # Not by leaving aiomqtt's context, which waits in vain if entering it was cancelled.
+                self._paho.disconnect()
+                with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                    await self.ended.wait()
         finally:
             self._paho.drop()
-            disconnected = self._client._disconnected
-            if disconnected.done() and not disconnected.cancelled():
-                disconnected.exception()  # looked at, or asyncio complains that nobody did
+            _look_at(self._client._disconnected)
             self.ended.set()
 
     # ------------------------------------------------------------------ speaking
@@ -303,6 +307,12 @@ class Session:
         if self.ended.is_set():
             raise self.failure()
         self._paho.answer(mid, qos)
+
+
+def _look_at(future: asyncio.Future[Any]) -> None:
+    """Look at its error, or asyncio complains that nobody did."""
+    if future.done() and not future.cancelled():
+        future.exception()
 
 
 @asynccontextmanager

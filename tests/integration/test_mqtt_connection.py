@@ -15,7 +15,7 @@ import anyio.to_thread
 import pytest
 
 from event_triggers.errors import ConfigurationError, StreamError
-from event_triggers.sources.base import BrokerConnection
+from event_triggers.sources.base import BrokerConnection, Opening
 from event_triggers.sources.mqtt import MqttTopic
 from servers.certificates import Authority
 from servers.embedded_mqtt import EmbeddedMqtt
@@ -295,6 +295,30 @@ async def test_cancelled_while_it_connects() -> None:
         with anyio.fail_after(PATIENCE):
             while proxy.open:  # noqa: ASYNC110 - the proxy lives in another thread
                 await anyio.sleep(0.01)
+
+
+@BOTH
+async def test_cancelled_at_any_moment_of_connecting(
+    plain: Mosquitto, protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It disconnects at once, and politely if it was connected."""
+    for turns in (1, 5, 20, 50, 100, 150, 200, 400):
+        opening = new_opening(mqtt_connection(plain.port, protocol=protocol))
+        task = asyncio.create_task(stay(MqttTopic("topic"), opening))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        started = time.monotonic()
+        task.cancel()
+        await asyncio.wait({task}, timeout=PATIENCE)
+        assert task.cancelled()
+        assert time.monotonic() - started < 1.5, turns
+        await MqttTopic("topic").forget(opening)
+    assert not caplog.records
+
+
+async def stay(source: MqttTopic, opening: Opening) -> None:
+    async with taking(opening, source) as taker:
+        await taker.take()
 
 
 async def test_silent_broker_is_noticed_by_keep_alive(plain: Mosquitto) -> None:
