@@ -138,11 +138,13 @@ class EventGroupSensor(BaseSensorOperator):
     # ------------------------------------------------------------------ while the DAG file is parsed
 
     def resolve_template_files(self) -> None:
-        """Airflow calls this for every task of a parsed DAG, when all its dependencies are known: check the markers.
+        """Airflow calls this for every task of a parsed DAG, when all is known of it: check the markers.
 
         :raises InvalidEventError: when an event has no marker directly behind this sensor.
         """
         super().resolve_template_files()
+        if self.start_from_trigger and self._needs_jinja_of_dag():
+            self.start_from_trigger, self.start_trigger_args = False, None
         for name, marker_id in self.markers.items():
             if marker_id not in self.downstream_task_ids:
                 raise InvalidEventError(
@@ -155,6 +157,19 @@ class EventGroupSensor(BaseSensorOperator):
                     f"EventGroupSensor {self.task_id!r}: task {marker_id!r} stands for event {name!r} but is a "
                     f"{type(marker).__name__}; make it an EventMarker"
                 )
+
+    def _needs_jinja_of_dag(self) -> bool:
+        """Whether there are templates, and the DAG has Jinja macros or settings of its own: only a worker has those."""
+        dag = self.dag
+        own = dag is not None and (
+            dag.user_defined_macros
+            or dag.user_defined_filters
+            or dag.jinja_environment_kwargs
+            or dag.render_template_as_native_obj
+            or getattr(self, "render_template_as_native_obj", None)
+        )
+        text = json.dumps(self.events, default=str).replace(_RUN_AFTER, "")
+        return bool(own) and any(mark in text for mark in ("{{", "{%"))
 
     # ------------------------------------------------------------------ on a worker
 
@@ -226,7 +241,8 @@ class EventGroupSensor(BaseSensorOperator):
         payload = ti.xcom_pull(task_ids=marker, key="return_value", map_indexes=index)
         known = facts.get("messages", [])
         payloads = payload if facts.get("wanted", 1) > 1 and isinstance(payload, list) else [payload]
-        return [ArrivedMessage(name, body, fact) for body, fact in zip(payloads, known, strict=False)]
+        padded = [*payloads, *([None] * len(known))]  # somebody may have removed what the marker held
+        return [ArrivedMessage(name, body, fact) for body, fact in zip(padded, known, strict=False)]
 
 
 def _declarations(events: Mapping[str, Event], where: str) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import jinja2
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from pydantic import JsonValue
 
@@ -25,6 +26,9 @@ from event_triggers.event import Event
 from event_triggers.ledger import GroupRef
 from event_triggers.runtime import Runtime, current_runtime
 from event_triggers.wait import GroupWait, Status, Verdict
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
 
 __all__ = ["EventGroupTrigger"]
 
@@ -81,6 +85,12 @@ class EventGroupTrigger(BaseTrigger):
                 "do_xcom_push": self.do_xcom_push,
             },
         )
+
+    def get_template_env(self, dag: DAG | None = None) -> jinja2.Environment:
+        """Where templates are rendered: a name that is not defined is an error, as it is on a worker."""
+        env = super().get_template_env(dag)
+        env.undefined = jinja2.StrictUndefined
+        return env
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         runtime = current_runtime()

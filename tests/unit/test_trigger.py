@@ -1,0 +1,219 @@
+"""The trigger: it survives being serialised, knows its deadline, and turns the verdict into Airflow's event."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.models.trigger import Trigger
+from airflow.serialization.decoders import smart_decode_trigger_kwargs
+from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
+
+from event_triggers.errors import EventTriggersError
+from event_triggers.event import Event
+from event_triggers.ledger import GroupRef
+from event_triggers.runtime import Runtime, use_runtime
+from event_triggers.trigger import EventGroupTrigger
+from tests.unit.hub_kit import idle, soon
+from tests.unit.wait_kit import GROUP, WaitKit, from_log, from_queue
+
+
+@pytest.fixture
+async def runtime(waits: WaitKit) -> WaitKit:
+    """The runtime that the triggers of this test use."""
+    use_runtime(Runtime(waits.hub, waits.ledger, waits.clock, payload_limit=1000))
+    return waits
+
+
+def trigger_of(events: Mapping[str, Event], *, group: GroupRef = GROUP, **options: Any) -> EventGroupTrigger:
+    trigger = EventGroupTrigger(
+        events={name: event.serialize() for name, event in events.items()},
+        markers={name: f"inputs.{name}" for name in events},
+        **{"timeout": 600.0, **options},
+    )
+    trigger.task_instance = SimpleNamespace(  # type: ignore[assignment]
+        dag_id=group.dag_id, run_id=group.run_id, task_id=group.task_id, map_index=group.map_index
+    )
+    return trigger
+
+
+async def only_event(trigger: EventGroupTrigger) -> TriggerEvent:
+    """The one event it yields."""
+    events = [event async for event in trigger.run()]
+    assert len(events) == 1, "Airflow drops all but the first"
+    return events[0]
+
+
+async def test_arguments_come_back_through_airflows_database() -> None:
+    trigger = trigger_of(
+        {"orders": from_log("{{ ds }}"), "stock": from_queue(count=3)},
+        deadline="2030-01-01T00:10:00+00:00",
+        slack=300.0,
+        handled={"stock": 1},
+        do_xcom_push=False,
+    )
+    path, arguments = trigger.serialize()
+    assert path == "event_triggers.trigger.EventGroupTrigger"
+    assert json.loads(json.dumps(arguments)) == arguments
+    stored = Trigger._decrypt_kwargs(Trigger(path, arguments).encrypted_kwargs)
+    decode: Any = smart_decode_trigger_kwargs
+    again = EventGroupTrigger(**{name: decode(value) for name, value in stored.items()})
+    assert again.serialize() == (path, arguments)
+
+
+def test_arguments_of_the_first_release_are_enough() -> None:
+    """Triggers in the database outlive an upgrade: what is added later needs a default."""
+    trigger = EventGroupTrigger(events={}, markers={}, timeout=60.0)
+    assert trigger.serialize()[1] == {
+        "events": {},
+        "markers": {},
+        "timeout": 60.0,
+        "deadline": None,
+        "slack": 0.0,
+        "handled": None,
+        "do_xcom_push": True,
+    }
+
+
+async def test_a_complete_group_ends_its_task_in_the_triggerer(runtime: WaitKit) -> None:
+    runtime.send("orders", to="log", text="x" * 2000)
+    event = await soon(only_event(trigger_of({"orders": from_log("orders")})))
+    assert isinstance(event, TaskSuccessEvent)
+    xcoms: Any = event.xcoms
+    assert xcoms["return_value"]["orders"]["id"] == "log:0@0"
+    assert runtime.ledger.payload(GROUP, "orders")["truncated"] is True, "the limit of the configuration holds"
+    event.model_dump_json()
+
+
+async def test_without_xcoms_there_is_none(runtime: WaitKit) -> None:
+    runtime.send("orders", to="log")
+    event = await soon(only_event(trigger_of({"orders": from_log("orders")}, do_xcom_push=False)))
+    assert isinstance(event, TaskSuccessEvent)
+    assert event.xcoms is None
+
+
+async def test_with_a_handler_a_complete_group_goes_to_the_worker(runtime: WaitKit) -> None:
+    runtime.send("orders", to="log")
+    event = await soon(only_event(trigger_of({"orders": from_log("orders")}, handled={})))
+    assert type(event) is TriggerEvent
+    payload = event.payload
+    assert json.loads(json.dumps(payload)) == payload
+    assert payload["status"] == "complete"
+    assert payload["arrivals"] == {"orders": 1}
+    assert payload["handled"] == {}
+    assert payload["received"]["orders"]["id"] == "log:0@0"
+
+
+async def test_a_timeout_says_what_the_sensor_needs(runtime: WaitKit) -> None:
+    events = {"orders": from_log("orders"), "shifts": from_queue(count=2)}
+    trigger = trigger_of(events, deadline="2030-01-01T00:01:00Z")
+    running = asyncio.ensure_future(only_event(trigger))
+    await idle()
+    runtime.send("shift")
+    await runtime.later(60)
+    payload = (await soon(running)).payload
+    assert payload["status"] == "timeout"
+    assert payload["missing"] == ["orders", "shifts (1 of 2)"]
+    assert payload["deadline"] == "2030-01-01T00:01:00+00:00"
+    assert payload["handled"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "after", "expected"),
+    [
+        ({"deadline": "2030-01-01T00:05:00+02:00"}, None, timedelta(hours=-2, minutes=5)),
+        ({"timeout": 60.0}, timedelta(minutes=6), timedelta(minutes=6)),
+        ({"timeout": 60.0, "slack": 300.0}, timedelta(minutes=6), timedelta(minutes=1)),
+        ({"timeout": 60.0, "slack": -500.0}, timedelta(seconds=100), timedelta(seconds=600)),
+        ({"timeout": 60.0}, None, timedelta(minutes=1)),
+        ({"deadline": "2030-01-01T00:05:00Z"}, timedelta(hours=9), timedelta(minutes=5)),
+    ],
+    ids=["given", "by airflow", "with slack", "shorter by execution_timeout", "unknown", "given wins"],
+)
+async def test_when_the_time_is_up(
+    runtime: WaitKit, arguments: dict[str, Any], after: timedelta | None, expected: timedelta
+) -> None:
+    trigger = trigger_of({"orders": from_log()}, **arguments)
+    trigger.timeout_after = None if after is None else runtime.start + after
+    assert trigger._deadline(Runtime(*_parts(runtime))) == runtime.start + expected
+
+
+def _parts(kit: WaitKit) -> tuple[Any, ...]:
+    return kit.hub, kit.ledger, kit.clock, 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"source": {"type": "no.such.Source"}}, "InvalidEventError: source class 'no.such.Source' cannot be imported"),
+        ({"count": 0}, "InvalidEventError: an Event's count must be a whole number from 1"),
+        ({"since": "yesterday"}, "InvalidEventError: since='yesterday' is no ISO 8601 moment"),
+        ({"match": "no.such.callable"}, "InvalidEventError: match='no.such.callable' cannot be imported here"),
+    ],
+)
+async def test_what_was_rendered_wrongly_is_an_error_of_the_sensor(
+    runtime: WaitKit, change: dict[str, Any], text: str
+) -> None:
+    trigger = trigger_of({"orders": from_log()})
+    trigger.events["orders"].update(change)
+    payload = (await soon(only_event(trigger))).payload
+    assert payload["status"] == "error"
+    assert text in payload["text"]
+
+
+async def test_it_waits_for_a_task_and_nothing_else(runtime: WaitKit) -> None:
+    trigger = trigger_of({"orders": from_log()})
+    trigger.task_instance = None
+    payload = (await soon(only_event(trigger))).payload
+    assert "it cannot be used to schedule DAGs" in payload["text"]
+
+
+@pytest.mark.parametrize("index", [None, -1])
+async def test_a_task_that_is_not_mapped(runtime: WaitKit, index: int | None) -> None:
+    trigger = trigger_of({"orders": from_log()})
+    trigger.task_instance.map_index = index  # type: ignore[union-attr]
+    assert trigger._group() == GROUP
+
+
+# ------------------------------------------------------------------ when a person ends the wait
+
+
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ("success", False),
+        ("failed", False),
+        ("skipped", False),
+        ("upstream_failed", False),
+        ("removed", False),
+        (None, True),
+        ("scheduled", True),
+        ("queued", True),
+        ("deferred", True),
+        ("up_for_retry", True),
+    ],
+)
+async def test_sessions_stay_when_the_sensor_only_starts_over(runtime: WaitKit, state: str | None, kept: bool) -> None:
+    events = {"shift": from_queue(per_group=True)}
+    async with runtime.running(events):
+        pass
+    assert runtime.broker.sessions("queue") == {GROUP.identity}
+    runtime.ledger.sensor_states[GROUP] = state
+    await soon(trigger_of(events).on_kill())
+    assert (runtime.broker.sessions("queue") == {GROUP.identity}) is kept
+
+
+async def test_sessions_stay_when_it_cannot_be_known(runtime: WaitKit) -> None:
+    events = {"shift": from_queue(per_group=True)}
+    async with runtime.running(events):
+        pass
+    trigger = trigger_of(events)
+    trigger.task_instance = None
+    with pytest.raises(EventTriggersError):
+        await trigger.on_kill()
+    assert runtime.broker.sessions("queue") == {GROUP.identity}
