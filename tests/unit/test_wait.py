@@ -244,3 +244,19 @@ async def test_the_log_tells_the_story(waits: WaitKit, caplog: pytest.LogCapture
         "event shifts (1 of 2): memory-queue queue 0; missing: shifts (1 of 2)",
         "event shifts (2 of 2): memory-queue queue 1; complete",
     ]
+
+
+async def test_the_verdict_comes_after_the_broker_was_told(waits: WaitKit) -> None:
+    other = GroupRef("daily", "manual__2", "inputs.wait")
+    async with (
+        waits.running({"other": from_queue("other")}, group=other),  # keeps the connection open
+        waits.running({"stock": from_queue("stock")}) as wait,
+    ):
+        waits.broker.fail_next_settle(OSError("busy"))
+        identity = waits.send("stock")
+        await idle()
+        assert waits.states("stock") == ["success"]
+        assert not wait.over
+        waits.clock.advance(5)
+        assert (await wait.verdict()).status is Status.COMPLETE
+        assert waits.told() == [(identity, "accepted")]
