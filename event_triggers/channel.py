@@ -179,15 +179,9 @@ class Channel:
 
     def statistics(self) -> ChannelStatistics:
         """What has been done so far."""
-        return ChannelStatistics(
-            label=self.source.label,
-            connected=self._connected,
-            opened=self._opened,
-            entries=len(self._index),
-            messages=self._messages,
-            handed_out=self._fanout.handed_out,
-            unanswered=self._fanout.unanswered,
-        )
+        fanout = self._fanout
+        counts = self._opened, len(self._index), self._messages, fanout.handed_out, fanout.unanswered
+        return ChannelStatistics(self.source.label, self._connected, *counts)
 
     def tell(self, level: int, text: str, *args: object) -> None:
         """Write into the task log of every group that listens."""
@@ -268,7 +262,7 @@ class Channel:
         async with opened(self.source, replace(self._opening, start=start)) as stream:
             self._opened += 1
             self._watched.clear()
-            await self._serve_sources(stream)
+            await self._serve_sources(stream, self._joining)
             log_stream = self._as_log(stream)
             if log_stream is not None and self._position is None:
                 self._position = dict(log_stream.position())
@@ -296,7 +290,7 @@ class Channel:
             # Taken before the sources are watched, so that no entry joins whose source is not.
             joining, self._joining = self._joining, []
             try:
-                await self._serve_sources(stream)
+                await self._serve_sources(stream, joining)
                 log_stream = self._as_log(stream)
                 if log_stream is None:
                     self._catch_up(joining)
@@ -308,11 +302,16 @@ class Channel:
                 raise
             await self._requests.wait()
 
-    async def _serve_sources(self, stream: Stream) -> None:
+    async def _serve_sources(self, stream: Stream, joining: Iterable[Entry]) -> None:
         wanted = dict.fromkeys(entry.interest.source for entries in self._members.values() for entry in entries)
-        for source in [source for source in wanted if source not in self._watched]:
+        late = [] if self.source.replayable else [entry for entry in joining if not entry.watched]
+        # Once more for who comes later: a broker may have something stored for whoever begins to listen.
+        again = {entry.interest.source for entry in late if entry.remaining} & set(self._watched)
+        for source in [source for source in wanted if source not in self._watched or source in again]:
             await stream.watch(source)
             self._watched[source] = None
+        for entry in late:
+            entry.watched = True
         for source in [source for source in self._watched if source not in wanted]:
             del self._watched[source]
             await stream.unwatch(source)

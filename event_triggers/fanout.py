@@ -78,7 +78,7 @@ class Fanout:
 
     async def ask(self, message: Message, index: InterestIndex) -> list[Entry]:
         """The entries whose callables want this message: true until something is awaited."""
-        if self._is_queue and message.id in self._acknowledged:
+        if self._is_queue and message.id in self._acknowledged and not message.stored:
             return []
         return await index.agreeing(message, self._callables)
 
@@ -88,7 +88,7 @@ class Fanout:
         :param agreed: what :meth:`ask` has just given.
         :param live: whether it came over the channel's live stream.
         """
-        if self._is_queue and message.id in self._acknowledged:
+        if self._is_queue and message.id in self._acknowledged and not message.stored:
             self._settle(message, Outcome.ACCEPTED)
             return
         if self.hand_out(message, [*index.matching(message), *agreed], live=live):

@@ -44,6 +44,8 @@ class Message:
     :param partition: in a replayable log, the part of it that is ordered within itself.
     :param offset: in a replayable log, the place within ``partition``; grows from message to message.
     :param receipt: whatever the source needs to settle it; nobody else looks inside.
+    :param stored: the broker keeps it for whoever begins to listen (a retained MQTT message): it comes again
+        though it was acknowledged, and is new to a group that has not had it.
     :param attempt: the how-manieth delivery of this message this is, from 1, as far as the broker tells.
     """
 
@@ -59,6 +61,7 @@ class Message:
     offset: Any = None
     receipt: Any = field(default=None, repr=False)
     attempt: int = 1
+    stored: bool = False
     _document: Any = field(default=_NOT_TRIED, init=False, repr=False)
 
     @property

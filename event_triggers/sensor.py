@@ -84,7 +84,9 @@ class EventGroupSensor(BaseSensorOperator):
     ) -> None:
         task_id = str(kwargs.get("task_id", "EventGroupSensor"))
         self._refuse_timeout(task_id, timeout)
-        super().__init__(timeout=timeout, **kwargs)
+        if timeout is not None:
+            kwargs["timeout"] = timeout  # Airflow 3.1 does not take None for its default
+        super().__init__(**kwargs)
         self.events = _declarations(events, f"EventGroupSensor {self.task_id!r}")
         self.markers = self._marker_ids(markers)
         if on_event is not None and not callable(on_event):

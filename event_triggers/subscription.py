@@ -90,6 +90,8 @@ class Entry:
     remaining: int = field(init=False)
     live: bool = False
     """Whether it sees every message from now on."""
+    watched: bool = False
+    """Whether its queue was asked for its messages since it joined."""
     past: Past | None = None
     """While what it missed is read, live messages are held there."""
     held: int = 0

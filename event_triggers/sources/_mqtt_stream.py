@@ -346,5 +346,6 @@ def _message(packet: Any, incoming: Incoming, identity: str, position: str, atte
         body=incoming.body,
         headers=(*headers, *incoming.extras),
         receipt=Receipt(incoming.qos, incoming.retain),
+        stored=incoming.retain,
         attempt=attempt,
     )

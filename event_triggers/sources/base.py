@@ -123,7 +123,8 @@ class Stream(ABC):
     async def watch(self, source: Source) -> None:
         """Begin to deliver what ``source`` asks for, on a connection shared by sources of an equal key.
 
-        Called for the first source too, right after opening, before iteration starts; called once per distinct source.
+        Called for the first source too, right after opening, before iteration starts; called once per distinct source,
+        and for a queue once more when a further group begins to wait for the same source.
         """
         return None
 

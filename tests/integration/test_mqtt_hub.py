@@ -166,3 +166,22 @@ def test_connection_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None
     passed, text = MqttHook(name).test_connection()
     assert not passed
     assert "did you mean 'keepalive'" in text
+
+
+async def test_a_stored_message_reaches_a_group_that_comes_later(broker: Mosquitto) -> None:
+    """On a connection without sessions, which listens already: the first group sees it once, the second one too."""
+    topic = unique("stored")
+    await publish(broker.port, topic, b"{}", retain=True)
+    hub = new_hub(broker.port)
+    source = MqttTopic(topic, 0)
+    async with hub.subscribe(unique("group"), [Interest("event", source, count=2)]) as first:
+        (delivery,) = await receive(first)
+        delivery.accept()
+        async with hub.subscribe(unique("group"), [Interest("event", source)]) as second:
+            (delivery,) = await receive(second)
+            assert delivery.message.body == b"{}"
+            delivery.accept()
+        await publish(broker.port, topic, b"[]")
+        (delivery,) = await receive(first)
+        assert delivery.message.body == b"[]", "the stored message does not count twice for the first group"
+        delivery.accept()
