@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 import anyio
 import pytest
 
-from event_triggers.clock import Clock, SystemClock, parse_datetime
+from event_triggers.clock import Clock, SystemClock, move_on_after, parse_datetime
 from event_triggers.testing import ManualClock
 
 
@@ -197,3 +197,28 @@ async def test_waiting_for_sleepers_can_be_cancelled() -> None:
         await clock.wait_for_sleepers(1)
     clock.advance(1)
     await task
+
+
+async def test_what_takes_too_long_is_given_up_silently() -> None:
+    clock = ManualClock()
+
+    async def wait() -> str:
+        async with move_on_after(clock, 10):
+            await asyncio.Event().wait()
+        return "given up"
+
+    waiting = asyncio.ensure_future(wait())
+    with anyio.fail_after(5):
+        await clock.wait_for_sleepers()
+        clock.advance(9)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        clock.advance(1)
+        assert await waiting == "given up"
+
+
+async def test_what_is_done_in_time_leaves_no_sleeper() -> None:
+    clock = ManualClock()
+    async with move_on_after(clock, 10):
+        await asyncio.sleep(0)
+    assert clock.sleepers == []
