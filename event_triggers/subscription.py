@@ -41,7 +41,7 @@ class Answer(Enum):
     ABANDONED = "abandoned"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Interest:
     """One event that a group waits for.
 

@@ -309,7 +309,7 @@ class GroupWait:
                     accepts=load_callable(match) if isinstance(match, str) else None,
                     count=one.missing,
                     since=None if one.event.since is None else parse_datetime(one.event.since),
-                    recorded=frozenset(received.id for received in one.received),
+                    recorded=frozenset(received.id for received in one.received) if one.received else frozenset(),
                 )
             )
         return interests
