@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+from hypothesis import HealthCheck, Phase, settings
 
 from event_triggers.callables import CallableError, Callables, MatchCallable
 from event_triggers.errors import ConnectionMissingError, StreamError
@@ -23,7 +24,17 @@ from event_triggers.sources.base import BrokerConnection
 from event_triggers.subscription import Delivery, Interest, Subscription
 from event_triggers.testing import ManualClock, MemoryBroker
 
-__all__ = ["Group", "HubModel", "StepLoop", "SteppedCallables"]
+__all__ = ["MANY", "Group", "HubModel", "StepLoop", "SteppedCallables"]
+
+
+MANY = settings(
+    max_examples=200,
+    stateful_step_count=40,
+    deadline=None,
+    report_multiple_bugs=False,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 class _IdleSelector(selectors.DefaultSelector):
@@ -98,6 +109,7 @@ class Group:
     """A group that a machine moves."""
 
     interests: dict[str, Interest]
+    name: str = "group"
     subscription: Subscription | None = None
     deliveries: list[Delivery] = field(default_factory=list)
     """All it was ever handed."""
@@ -110,7 +122,7 @@ class Group:
 
     async def listen(self, hub: Hub) -> None:
         """Take what comes until it is to leave."""
-        async with hub.subscribe("group", self.interests.values()) as self.subscription:
+        async with hub.subscribe(self.name, self.interests.values()) as self.subscription:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._collect, self.subscription)
                 await self.leaving.wait()
@@ -161,9 +173,9 @@ class HubModel:
         self.hub._callables = self.callables = SteppedCallables()
         self.groups: list[Group] = []
 
-    def subscribe(self, interests: Iterable[Interest]) -> Group:
+    def subscribe(self, interests: Iterable[Interest], name: str = "group") -> Group:
         """One more group."""
-        group = Group({interest.name: interest for interest in interests})
+        group = Group({interest.name: interest for interest in interests}, name)
 
         def start() -> None:
             group.task = self.loop.create_task(group.listen(self.hub))

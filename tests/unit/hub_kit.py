@@ -184,7 +184,7 @@ class Kit:
 # ------------------------------------------------------------------ a source under the test's control
 
 
-def scripted(number: int, *, partition: str = "0", receipt: Any = None, at: datetime | None = None) -> Message:
+def scripted(number: int, *, partition: str = "0", receipt: Any = None, stored: bool = False) -> Message:
     """The message ``{"n": number}``, at offset ``number``."""
     return Message(
         source="script",
@@ -192,7 +192,7 @@ def scripted(number: int, *, partition: str = "0", receipt: Any = None, at: date
         position=f"{partition}@{number}",
         id=f"{partition}@{number}",
         body=b'{"n": %d}' % number,
-        timestamp=at,
+        stored=stored,
         partition=partition,
         offset=number,
         receipt=receipt,

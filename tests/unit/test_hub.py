@@ -55,6 +55,17 @@ async def test_sources_of_a_shared_connection_are_watched_as_long_as_somebody_li
     assert two.streams == []
 
 
+@pytest.mark.parametrize(("source", "times"), [(ScriptQueue(), 2), (ScriptLog(), 1)], ids=["queue", "log"])
+async def test_who_comes_later_to_a_queue_has_it_asked_again(kit: Kit, source: ScriptQueue, times: int) -> None:
+    async with kit.group(want(source, "a"), want(source, "b"), name="a"):
+        assert len(source.stream.watched) == 1
+        async with kit.group(want(source, "a"), want(source, "b"), want(source, "c", count=0), name="b"):
+            assert len(source.stream.watched) == times
+            source.stream.feed.put_nowait(StreamError("gone"))
+            await kit.later()
+            assert len(source.stream.watched) == 1
+
+
 async def test_nobody_is_live_before_his_source_is_watched(kit: Kit) -> None:
     one, two, three = (ScriptQueue("shared") for _ in range(3))
     watching: dict[object, asyncio.Event] = {two: asyncio.Event(), three: asyncio.Event()}

@@ -246,6 +246,18 @@ async def test_a_copy_of_what_was_acknowledged_is_acknowledged_and_seen_by_nobod
             assert source.stream.told == [("first", ACCEPTED), ("second", ACCEPTED)]
 
 
+async def test_what_the_broker_stores_is_new_to_those_who_come_later(kit: Kit) -> None:
+    source = ScriptQueue()
+    async with kit.group(want(source, count=2), name="a") as one:
+        source.stream.feed.put_nowait([scripted(1, stored=True)])
+        (await kit.received(one, 1))[0].accept()
+        async with kit.group(want(source), want(source, "c", accepts=lambda _: True), name="b") as two:
+            assert source.stream.watched == [source, source], "asked once more for what is stored"
+            source.stream.feed.put_nowait([scripted(1, stored=True)])
+            assert names(await kit.take(two, 1)) == [("event", "c")]
+            assert await kit.nothing(one)
+
+
 async def test_what_a_group_recorded_before_it_came_is_acknowledged(kit: Kit) -> None:
     source = ScriptQueue()
     async with kit.group(want(source, recorded=frozenset({"0@1"})), name="a") as one:
