@@ -115,8 +115,9 @@ class Stream(ABC):
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Tell the broker how messages ended. Only queues are told.
 
-        May be called while ``__aiter__`` waits. Must be safe to repeat. Raises when the broker could not be told of
-        all of them; the hub logs that, and the broker will deliver those messages again.
+        May be called while ``__aiter__`` waits. Must be safe to repeat. A message may have come over an earlier
+        stream of the same source: where its receipt is good for nothing any more, it is passed over. Raises when the
+        broker could not be told of all of them; the hub logs that, and the broker will deliver those messages again.
         """
         return None
 
