@@ -46,6 +46,7 @@ from event_triggers.message import Message
 from event_triggers.replay import Replays, Round, now_live
 from event_triggers.sources.base import LogStream, Opening, Source, Stream
 from event_triggers.subscription import Answer, Delivery, Entry, Handout, Interest, Subscription
+from event_triggers.watching import Watching
 
 __all__ = ["Channel", "ChannelStatistics", "root_cause"]
 
@@ -105,7 +106,7 @@ class Channel:
         self._replays = Replays(source, opening, self._fanout, self._pause, self._fail)
         self._position: dict[str, Any] | None = None
         self._joining: list[Entry] = []
-        self._watched: dict[Source, None] = {}
+        self._watching = Watching(is_queue=not source.replayable)
         self._requests = asyncio.Event()
         self._wanted = asyncio.Event()
         self._connected = False
@@ -179,9 +180,15 @@ class Channel:
 
     def statistics(self) -> ChannelStatistics:
         """What has been done so far."""
-        fanout = self._fanout
-        counts = self._opened, len(self._index), self._messages, fanout.handed_out, fanout.unanswered
-        return ChannelStatistics(self.source.label, self._connected, *counts)
+        return ChannelStatistics(
+            label=self.source.label,
+            connected=self._connected,
+            opened=self._opened,
+            entries=len(self._index),
+            messages=self._messages,
+            handed_out=self._fanout.handed_out,
+            unanswered=self._fanout.unanswered,
+        )
 
     def tell(self, level: int, text: str, *args: object) -> None:
         """Write into the task log of every group that listens."""
@@ -261,8 +268,8 @@ class Channel:
         start = None if self._position is None else dict(self._position)
         async with opened(self.source, replace(self._opening, start=start)) as stream:
             self._opened += 1
-            self._watched.clear()
-            await self._serve_sources(stream, self._joining)
+            self._watching.begin()
+            await self._watching.serve(stream, self._wanted_sources(), self._joining)
             log_stream = self._as_log(stream)
             if log_stream is not None and self._position is None:
                 self._position = dict(log_stream.position())
@@ -290,7 +297,7 @@ class Channel:
             # Taken before the sources are watched, so that no entry joins whose source is not.
             joining, self._joining = self._joining, []
             try:
-                await self._serve_sources(stream, joining)
+                await self._watching.serve(stream, self._wanted_sources(), joining)
                 log_stream = self._as_log(stream)
                 if log_stream is None:
                     self._catch_up(joining)
@@ -302,19 +309,8 @@ class Channel:
                 raise
             await self._requests.wait()
 
-    async def _serve_sources(self, stream: Stream, joining: Iterable[Entry]) -> None:
-        wanted = dict.fromkeys(entry.interest.source for entries in self._members.values() for entry in entries)
-        late = [] if self.source.replayable else [entry for entry in joining if not entry.watched]
-        # Once more for who comes later: a broker may have something stored for whoever begins to listen.
-        again = {entry.interest.source for entry in late if entry.remaining} & set(self._watched)
-        for source in [source for source in wanted if source not in self._watched or source in again]:
-            await stream.watch(source)
-            self._watched[source] = None
-        for entry in late:
-            entry.watched = True
-        for source in [source for source in self._watched if source not in wanted]:
-            del self._watched[source]
-            await stream.unwatch(source)
+    def _wanted_sources(self) -> list[Source]:
+        return [entry.interest.source for entries in self._members.values() for entry in entries]
 
     def _catch_up(self, joining: list[Entry]) -> None:
         """The entries of a queue are in the index already; what was under way when they came may be theirs too."""

@@ -229,6 +229,26 @@ async def test_a_message_settled_while_a_late_callable_is_asked_is_gone(kit: Kit
             two.accept()
 
 
+async def test_a_copy_is_asked_about_again_by_those_who_did_not_want_it(kit: Kit) -> None:
+    calls: list[Message] = []
+
+    def second_time(message: Message) -> bool:
+        calls.append(message)
+        return len(calls) > 1
+
+    source = ScriptQueue()
+    async with kit.group(want(source, "any", count=9), want(source, "late", accepts=second_time)) as group:
+        source.stream.feed.put_nowait([scripted(1, receipt="first")])
+        one = await kit.take(group, 1)
+        source.stream.feed.put_nowait([scripted(1, receipt="second")])
+        two = await kit.take(group, 1)
+        assert names(one + two) == [("any",), ("late",)]
+        for delivery in one + two:
+            delivery.accept()
+        await soon(group.settled())
+        assert source.stream.told == [("second", Outcome.ACCEPTED)]
+
+
 async def test_an_event_dropped_while_its_callable_is_asked_gets_nothing(kit: Kit, gate: Gate) -> None:
     async with kit.group(want(QUEUE, "dropped", accepts=gate), want(QUEUE, "kept", accepts=gate)) as group:
         kit.publish(1, to=QUEUE)
