@@ -12,6 +12,7 @@ still lives.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ import anyio
 from event_triggers.airflow_api import AirflowApi, path_of
 from event_triggers.clock import Clock
 from event_triggers.errors import AirflowApiError
-from event_triggers.ledger import Arrival, Book, GroupRef, Received, as_text, facts_of, held_by, merged
+from event_triggers.ledger import Arrival, Book, GroupRef, Received, as_text, facts_of, held_by, merged, over_round
 from event_triggers.marking import Mark, MarkingLine
 from event_triggers.xcoms import MarkerKey, XComs
 
@@ -34,6 +35,7 @@ ASK_AGAIN = 30.0
 END_STATES = ("success", "failed", "skipped")
 FACTS_KEY = "event"
 PAYLOAD_KEY = "return_value"
+_KEPT = "candidate_"
 MARKER_OPERATOR = "EventMarker"
 _PAGE = 100
 
@@ -217,6 +219,37 @@ class AirflowBook(Book):
             return await self._desk.xcoms.create(key, PAYLOAD_KEY, value)
         await self._desk.xcoms.replace(key, PAYLOAD_KEY, value)
         return True
+
+    async def end(self, event: str, state: str, note: str) -> None:
+        await self._patiently(lambda: self._desk.marks.mark(Mark(self.keys[event], note, state)))
+        self._states[event] = state
+
+    async def join(self, task_id: str) -> None:
+        key = MarkerKey(self._group.dag_id, self._group.run_id, task_id, self._group.map_index)
+        await self._patiently(lambda: self._desk.marks.mark(Mark(key)))
+
+    # ------------------------------------------------------------------ what may count
+
+    async def keep(self, event: str, messages: Sequence[Received]) -> None:
+        key, round_ = self.keys[event], self._rounds.get(event, "")
+        for one in messages:
+            # One XCom each, named by its message: nothing is ever written over.
+            name = _KEPT + hashlib.sha256(one.id.encode()).hexdigest()[:32]
+            value = {"round": round_, "message": one.facts(), "note": one.note, "payload": one.payload}
+            await self._patiently(lambda name=name, value=value: self._desk.xcoms.create(key, name, value))  # type: ignore[misc]
+
+    async def kept(self, event: str) -> list[Received]:
+        key = self.keys[event]
+        facts = await self._patiently(lambda: self._desk.xcoms.get(key, FACTS_KEY))
+        over = over_round(facts, self._rounds.get(event, ""))
+        names = await self._patiently(lambda: self._desk.xcoms.names(key))
+        found: list[Received] = []
+        for name in (name for name in names if name.startswith(_KEPT)):
+            value = await self._patiently(lambda name=name: self._desk.xcoms.get(key, name))  # type: ignore[misc]
+            if isinstance(value, dict) and value.get("round") != over:
+                one = Received.from_facts(value["message"])
+                found.append(replace(one, payload=value["payload"], note=value["note"]))
+        return sorted(found, key=lambda one: one.received_at)
 
     # ------------------------------------------------------------------ patience
 

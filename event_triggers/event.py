@@ -1,12 +1,12 @@
-"""Event: one thing to wait for. A source, what matches, how many, and since when."""
+"""Event: one thing to wait for. A source, what matches, how many, and from when to when."""
 
 from __future__ import annotations
 
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any
 
@@ -15,8 +15,9 @@ from event_triggers.errors import InvalidEventError
 from event_triggers.matching import check_pattern
 from event_triggers.message import Message
 from event_triggers.sources.base import Source, load_source
+from event_triggers.timing import check_cron, check_valid_for, seconds_of
 
-__all__ = ["Event", "MatchCallable", "load_callable"]
+__all__ = ["Event", "MatchCallable", "check_moment", "check_path", "dotted_path", "load_callable"]
 
 MatchCallable = Callable[[Message], bool]
 
@@ -25,8 +26,8 @@ MatchCallable = Callable[[Message], bool]
 class Event:
     """One awaited event of a group.
 
-    Strings anywhere inside (topic, match values, ``since``) may hold Jinja templates; they are rendered when the wait
-    starts.
+    Strings anywhere inside (topic, match values, ``since``, ``until``) may hold Jinja templates; they are rendered when
+    the wait starts.
 
     :param source: where its messages come from.
     :param match: which messages count. A mapping is an event pattern over the JSON body (see
@@ -36,6 +37,16 @@ class Event:
     :param count: how many messages it takes.
     :param since: messages stamped earlier do not count. For a replayable source (Kafka) reading starts there; the
         default is the run's ``run_after``. For a queue the default is to take whatever it still holds.
+    :param until: messages stamped later do not count, whenever they come. One that its broker does not stamp is
+        stamped when it comes.
+    :param required: ``False`` for an event that is shown but not waited for.
+    :param timeout: this event's own time, in seconds or as a timedelta from the start of the try, or a cron expression
+        (its next moment, in the DAG's time zone). When it is up the event's marker fails, and the group with it if its
+        condition can no longer hold.
+    :param valid_for: instead of ``since``: a message that came in the same ``"day"`` or ``"month"`` before the run (by
+        the DAG's time zone), or within this timedelta before it, counts. For replayable sources.
+    :param correlate: the dotted path of the value on which all messages of the group must agree, where this event's
+        differs from the group's.
     :raises InvalidEventError: in one sentence, when something of this is wrong.
     """
 
@@ -43,6 +54,11 @@ class Event:
     match: Mapping[str, Any] | MatchCallable | str | None = None
     count: int = 1
     since: datetime | str | None = None
+    until: datetime | str | None = field(default=None, kw_only=True)
+    required: bool = field(default=True, kw_only=True)
+    timeout: timedelta | float | str | None = field(default=None, kw_only=True)
+    valid_for: timedelta | float | str | None = field(default=None, kw_only=True)
+    correlate: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):
@@ -52,7 +68,12 @@ class Event:
             raise InvalidEventError(f"an Event's count must be a whole number from 1, got {count!r}")
         self.source.validate()
         self._check_match()
-        self._check_since()
+        self._check_moments()
+        self._check_time()
+        if not isinstance(self.required, bool):
+            raise InvalidEventError(f"an Event's required must be True or False, got {self.required!r}")
+        if self.correlate is not None:
+            check_path(self.correlate, "an Event's correlate")
 
     def _check_match(self) -> None:
         match = self.match
@@ -72,23 +93,44 @@ class Event:
                 f"match must be a mapping, the dotted path of a callable, or None; got {type(match).__name__}"
             )
 
-    def _check_since(self) -> None:
-        if self.since is None or hasattr(self.since, "resolve"):
+    def _check_moments(self) -> None:
+        since, until = (check_moment(getattr(self, name), name) for name in ("since", "until"))
+        if since is not None and until is not None and until < since:
+            raise InvalidEventError(f"until={self.until!r} is before since={self.since!r}, so no message could count")
+
+    def _check_time(self) -> None:
+        if isinstance(self.timeout, str):
+            check_cron(self.timeout, "an Event's timeout")
+        elif self.timeout is not None:
+            object.__setattr__(self, "timeout", seconds_of(self.timeout, "an Event's timeout"))
+        if self.valid_for is None:
             return
-        if not isinstance(self.since, (str, datetime)):
-            raise InvalidEventError(f"since must be a datetime or an ISO 8601 string, got {self.since!r}")
-        if isinstance(self.since, str) and not _templated(self.since):
-            try:
-                parse_datetime(self.since)
-            except ValueError as error:
-                raise InvalidEventError(f"since={self.since!r} is no ISO 8601 moment: {error}") from error
+        object.__setattr__(self, "valid_for", check_valid_for(self.valid_for, "an Event's valid_for"))
+        if not self.source.replayable:
+            raise InvalidEventError(
+                f"valid_for={self.valid_for!r} looks back at messages that came before, and {self.source.label} is a "
+                f"queue that keeps none; leave it out"
+            )
+
+    @property
+    def by_calendar(self) -> bool:
+        """Whether it goes by the days, months or hours of a time zone."""
+        return isinstance(self.timeout, str) or isinstance(self.valid_for, str)
 
     def serialize(self) -> dict[str, Any]:
         """The declaration as JSON-compatible data (values still to be resolved by Airflow stay as they are)."""
-        since = self.since
-        if isinstance(since, datetime):
-            since = parse_datetime(since).isoformat()
-        return {"source": self.source.serialize(), "match": self.match, "count": self.count, "since": since}
+        data = {
+            "source": self.source.serialize(),
+            "match": self.match,
+            "count": self.count,
+            "since": _plain(self.since),
+        }
+        # What is seldom said is left out: it travels with every wait.
+        for name, default in _SELDOM.items():
+            value = _plain(getattr(self, name))
+            if value != default:
+                data[name] = value
+        return data
 
     @classmethod
     def deserialize(cls, data: Mapping[str, Any]) -> Event:
@@ -101,6 +143,7 @@ class Event:
             match=data.get("match"),
             count=data.get("count", 1),
             since=data.get("since") or None,
+            **{name: data[name] for name in _SELDOM if data.get(name) is not None},
         )
 
     def check_serialisable(self, name: str) -> None:
@@ -114,6 +157,43 @@ class Event:
             raise InvalidEventError(
                 f"event {name!r} cannot be sent to the triggerer, because something in it is not JSON: {error}"
             ) from error
+
+
+_SELDOM: Mapping[str, Any] = {
+    "until": None,
+    "required": True,
+    "timeout": None,
+    "valid_for": None,
+    "correlate": None,
+}
+
+
+def _plain(value: Any) -> Any:
+    return parse_datetime(value).isoformat() if isinstance(value, datetime) else value
+
+
+def check_moment(value: Any, what: str) -> datetime | None:
+    """Refuse what is no moment; give it when it is known already (no template, no value of another task).
+
+    :raises InvalidEventError: naming ``what``.
+    """
+    if value is None or hasattr(value, "resolve") or (isinstance(value, str) and _templated(value)):
+        return None
+    if not isinstance(value, (str, datetime)):
+        raise InvalidEventError(f"{what} must be a datetime or an ISO 8601 string, got {value!r}")
+    try:
+        return parse_datetime(value)
+    except ValueError as error:
+        raise InvalidEventError(f"{what}={value!r} is no ISO 8601 moment: {error}") from error
+
+
+def check_path(path: object, what: str) -> None:
+    """Refuse what is no dotted path into a message's body.
+
+    :raises InvalidEventError: naming ``what``.
+    """
+    if not isinstance(path, str) or not path or not all(path.split(".")):
+        raise InvalidEventError(f"{what} must be the dotted path of a field, such as 'order.id'; got {path!r}")
 
 
 def _templated(text: str) -> bool:

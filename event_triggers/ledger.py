@@ -10,6 +10,8 @@ Invariants:
 * Recording adds and never takes away. Twice is the same as once, known by the messages' ids; and when another wait of
   the same group (a triggerer that was given up, but lives) has recorded something, that is kept. What finds no room
   any more is not in the answer, and goes back to its broker.
+* What may count for an event, when only messages yet to come can decide it, is kept in XComs of its own; only a queue
+  that no one else reads needs that, see :mod:`event_triggers.choosing`.
 * A marker that was complete and is then cleared begins anew: the facts name the *round* (Airflow gives a task
   instance a new id when it is cleared), and complete facts of another round do not count. Incomplete ones do, since a
   sensor is cleared after a timeout to wait for the rest.
@@ -25,10 +27,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from event_triggers.clock import parse_datetime
 from event_triggers.message import UNDECODABLE, Message
 from event_triggers.notes import shown
 
@@ -42,6 +46,7 @@ __all__ = [
     "facts_of",
     "held_by",
     "merged",
+    "over_round",
     "payload_of",
 ]
 
@@ -79,15 +84,23 @@ class Received:
     received_at: str
     payload: Any = None
     note: str = ""
+    value: Any = None
+    """In a group whose messages must agree on a value: this one's."""
 
     def facts(self) -> dict[str, Any]:
         """What the sensor's XCom says of it."""
-        return {name: getattr(self, name) for name in _FACTS}
+        facts = {name: getattr(self, name) for name in _FACTS}
+        return facts if self.value is None else {**facts, "value": self.value}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Received:
         """Read :meth:`facts` back."""
-        return cls(**{name: facts.get(name) for name in _FACTS})  # type: ignore[arg-type]
+        return cls(**{name: facts.get(name) for name in (*_FACTS, "value")})  # type: ignore[arg-type]
+
+    @property
+    def stamp(self) -> datetime:
+        """The moment by which it is compared with others: its broker's, or when it was received."""
+        return parse_datetime(self.timestamp or self.received_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +134,16 @@ def facts_of(held: Sequence[Received], wanted: int, round_: str) -> dict[str, An
 def held_by(facts: Any, round_: str) -> tuple[Received, ...]:
     """What a marker holds by its facts; nothing when they are none, or belong to a round that is over."""
     messages = facts.get("messages") if isinstance(facts, dict) else None
-    if not messages:
+    if not messages or over_round(facts, round_) is not None:
         return ()
-    over = len(messages) >= facts.get("wanted", 1) and facts.get("round", round_) != round_
-    return () if over else tuple(Received.from_facts(one) for one in messages)
+    return tuple(Received.from_facts(one) for one in messages)
+
+
+def over_round(facts: Any, round_: str) -> str | None:
+    """The round that is over by a marker's facts: it was complete, and the marker was cleared since."""
+    messages = facts.get("messages") if isinstance(facts, dict) else None
+    over = messages and len(messages) >= facts.get("wanted", 1) and facts.get("round", round_) != round_
+    return str(facts["round"]) if over else None
 
 
 def payload_of(message: Message, limit: int = DEFAULT_PAYLOAD_LIMIT) -> Any:
@@ -201,6 +220,22 @@ class Book(ABC):
 
         :returns: what each of the markers holds now, without payloads.
         """
+
+    @abstractmethod
+    async def end(self, event: str, state: str, note: str) -> None:
+        """Bring the marker of an event that has not come into ``"skipped"`` or ``"failed"``."""
+
+    @abstractmethod
+    async def join(self, task_id: str) -> None:
+        """Make the group's last task ``success``, whatever its markers are."""
+
+    @abstractmethod
+    async def keep(self, event: str, messages: Sequence[Received]) -> None:
+        """Store messages that may count for this event, with their payloads: it depends on others yet to come."""
+
+    @abstractmethod
+    async def kept(self, event: str) -> list[Received]:
+        """What :meth:`keep` has stored, with payloads, oldest first."""
 
     @abstractmethod
     async def marked(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""EventMarker: the dummy task that shows one event of a group."""
+"""EventMarker: the dummy task that shows one event of a group. EventJoin: the one behind them all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 
-__all__ = ["EventMarker"]
+__all__ = ["EventJoin", "EventMarker"]
 
 
 class EventMarker(EmptyOperator):
@@ -30,3 +30,14 @@ class EventMarker(EmptyOperator):
     def task_type(self) -> str:
         """By this name the group finds its markers in Airflow, subclasses too."""
         return EventMarker.__name__
+
+
+class EventJoin(EmptyOperator):
+    """The last task of a group that can be complete before all its events have come.
+
+    It never runs. The group's trigger makes it ``success`` when the condition holds, before the markers of the other
+    events are skipped; so what stands behind it needs no trigger rule. It is ``upstream_failed`` or ``skipped`` when
+    the group is.
+    """
+
+    ui_color = "#cfe8fc"

@@ -32,15 +32,16 @@ WORKERS = 2
 
 
 class Mark(NamedTuple):
-    """Make this task instance ``success``, with a note."""
+    """Bring this task instance into a state, with a note."""
 
     key: MarkerKey
     note: str | None = None
+    state: str = "success"
 
     @property
     def change(self) -> dict[str, str]:
         """What is asked of Airflow."""
-        return {"new_state": "success", **({"note": self.note} if self.note else {})}
+        return {"new_state": self.state, **({"note": self.note} if self.note else {})}
 
 
 @dataclass(eq=False, slots=True)
@@ -62,7 +63,7 @@ class MarkingLine:
         self._something = asyncio.Event()
 
     async def mark(self, mark: Mark) -> None:
-        """Return when the task instance is ``success``.
+        """Return when the task instance is in that state.
 
         :raises AirflowApiError: when Airflow refuses it.
         """

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from event_triggers.condition import Condition
 from event_triggers.event import Event
 from event_triggers.ledger import Received
 
@@ -28,11 +29,22 @@ class EventProgress:
     """Whether ``received`` is what the ledger holds; of a marker that was green already it is read when needed."""
     recording: int = 0
     """How many messages are on their way into the ledger now."""
+    late: bool = False
+    """Whether its own time was up before it came."""
+    left_out: bool = False
+    """Whether the group was complete without it."""
 
     @property
     def done(self) -> bool:
         """Whether it is waited for no longer."""
-        return self.by_hand is not None or not self.known or len(self.received) >= self.event.count
+        if self.late or self.left_out or self.by_hand is not None or not self.known:
+            return True
+        return len(self.received) >= self.event.count
+
+    @property
+    def lost(self) -> bool:
+        """Whether it can never come any more."""
+        return self.late or self.by_hand == "failed"
 
     @property
     def missing(self) -> int:
@@ -59,10 +71,14 @@ class EventProgress:
 
 
 class GroupProgress:
-    """All events of a group."""
+    """All events of a group, and what completes it.
 
-    def __init__(self, events: Mapping[str, Event]) -> None:
+    :raises InvalidEventError: when the condition is none over these events.
+    """
+
+    def __init__(self, events: Mapping[str, Event], condition: str = "all") -> None:
         self._events = {name: EventProgress(name, event) for name, event in events.items()}
+        self.condition = Condition.parse(condition, {name: event.required for name, event in events.items()})
 
     def __getitem__(self, name: str) -> EventProgress:
         return self._events[name]
@@ -71,18 +87,32 @@ class GroupProgress:
         return iter(self._events.values())
 
     @property
-    def failed(self) -> list[str]:
-        """The events whose markers a person has made ``failed``."""
-        return [one.name for one in self if one.by_hand == "failed"]
+    def complete(self) -> bool:
+        """Whether the condition holds."""
+        return self.condition.holds([one.name for one in self if one.done and not one.lost])
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the condition can never hold any more."""
+        return not self.condition.can_hold(self.lost)
+
+    @property
+    def lost(self) -> list[str]:
+        """The events that can never come any more."""
+        return [one.name for one in self if one.lost]
 
     @property
     def recording(self) -> bool:
         """Whether something is on its way into the ledger."""
         return any(one.recording for one in self)
 
+    def open(self) -> list[EventProgress]:
+        """The events that may still come, whether the group needs them or not."""
+        return [one for one in self if not one.done]
+
     def missing(self) -> list[str]:
-        """What is not there yet, each with how far it is."""
-        return [one.describe() for one in self if not one.done]
+        """What is waited for and not there yet, each with how far it is."""
+        return [one.describe() for one in self if not one.done and one.event.required]
 
     def counts(self) -> dict[str, int]:
         """Of each event that has received something, how many messages."""

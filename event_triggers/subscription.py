@@ -25,6 +25,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Protocol
 
+from event_triggers.clock import Clock, SystemClock
 from event_triggers.message import Message
 from event_triggers.sources.base import Outcome, Source
 
@@ -52,6 +53,7 @@ class Interest:
     :param count: how many messages are still wanted; 0 wants none but knows ``recorded`` again.
     :param since: messages stamped before do not count; in a log, reading starts here (``None``: with what the
         shared stream has yet to deliver; behind the newest message, unless the stream is away or far behind).
+    :param until: messages stamped later do not count; one that its broker does not stamp is stamped when it comes.
     :param recorded: ids of messages that were recorded before; when a queue delivers one again it is acknowledged.
     """
 
@@ -61,6 +63,7 @@ class Interest:
     accepts: Callable[[Message], bool] | None = None
     count: int = 1
     since: datetime | None = None
+    until: datetime | None = None
     recorded: frozenset[str] = frozenset()
 
 
@@ -116,8 +119,10 @@ class Entry:
 
     def admits(self, message: Message) -> bool:
         """Whether what the pattern cannot say holds too: time and routing."""
-        since = self.interest.since
+        since, until = self.interest.since, self.interest.until
         if since is not None and message.timestamp is not None and message.timestamp < since:
+            return False
+        if until is not None and (message.timestamp or self.subscription.now()) > until:
             return False
         return self.interest.source.routes(message)
 
@@ -198,10 +203,14 @@ class Subscription:
     """The messages of one group, from all its streams.
 
     Made by :meth:`event_triggers.hub.Hub.subscribe`.
+
+    :param group: whose.
+    :param clock: the time to go by.
     """
 
-    def __init__(self, group: str) -> None:
+    def __init__(self, group: str, clock: Clock | None = None) -> None:
         self.group = group
+        self._clock = clock or SystemClock()
         self.entries: list[tuple[Responder, Entry]] = []
         self.over = False
         """Set when the group has ended for good; what it leaves open is then declined instead of abandoned."""
@@ -212,6 +221,10 @@ class Subscription:
         self._error: BaseException | None = None
         # What the hub has to say belongs into this group's own task log, which Airflow finds by context variables.
         self._context = contextvars.copy_context()
+
+    def now(self) -> datetime:
+        """The current moment."""
+        return self._clock.now()
 
     async def receive(self) -> list[Delivery]:
         """Wait for messages; give all that have come, oldest first.

@@ -25,7 +25,9 @@ from event_triggers.errors import EventTriggersError
 from event_triggers.event import Event
 from event_triggers.ledger import GroupRef
 from event_triggers.runtime import Runtime, current_runtime
-from event_triggers.wait import GroupWait, Status, Verdict
+from event_triggers.terms import Terms, Timeline
+from event_triggers.verdict import Status, Verdict
+from event_triggers.wait import GroupWait
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -43,11 +45,14 @@ class EventGroupTrigger(BaseTrigger):
     :param events: each event by name, as :meth:`Event.serialize` gives it; templates anywhere inside.
     :param markers: the task id of each event's marker.
     :param timeout: seconds from the start of the try.
-    :param deadline: when the time is up, in ISO 8601; ``None`` when the trigger was started without a worker, and
-        ``timeout`` counts from when Airflow deferred the task.
-    :param slack: how many seconds after the deadline Airflow itself would end the deferral.
+    :param deadline: as earlier releases said it: the start of the try and ``timeout`` in one, in ISO 8601.
+    :param slack: how many seconds after ``timeout`` Airflow itself would end the deferral.
     :param handled: with a handler of arrivals: how many messages of each event it has been given.
     :param do_xcom_push: whether the sensor has an XCom.
+    :param terms: as :meth:`Terms.serialize` gives them.
+    :param started: when the try began, in ISO 8601; ``None`` when the trigger was started without a worker, and the try
+        began when Airflow deferred the task.
+    :param warned: whether somebody was told in this try what is missing.
     """
 
     def __init__(
@@ -60,6 +65,9 @@ class EventGroupTrigger(BaseTrigger):
         slack: float = 0.0,
         handled: Mapping[str, int] | None = None,
         do_xcom_push: bool = True,
+        terms: Mapping[str, Any] | None = None,
+        started: str | None = None,
+        warned: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.events = events
@@ -69,6 +77,9 @@ class EventGroupTrigger(BaseTrigger):
         self.slack = slack
         self.handled = handled
         self.do_xcom_push = do_xcom_push
+        self.terms = terms
+        self.started = started
+        self.warned = warned
         self.timeout_after: datetime | None = None
         """Set by the triggerer: when Airflow ends the deferral."""
 
@@ -83,6 +94,9 @@ class EventGroupTrigger(BaseTrigger):
                 "slack": self.slack,
                 "handled": self.handled,
                 "do_xcom_push": self.do_xcom_push,
+                "terms": self.terms,
+                "started": self.started,
+                "warned": self.warned,
             },
         )
 
@@ -94,9 +108,13 @@ class EventGroupTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         runtime = current_runtime()
-        deadline = self._deadline(runtime)
+        started = self._started(runtime)
+        deadline = started + timedelta(seconds=self.timeout)
         try:
+            terms = Terms.deserialize(self.terms)
             events = {name: Event.deserialize(data) for name, data in self.events.items()}
+            timeline = Timeline.of(terms, events, started, self.timeout, warned=self.warned)
+            deadline = timeline.deadline
             wait = GroupWait(
                 self._group(),
                 events,
@@ -104,14 +122,15 @@ class EventGroupTrigger(BaseTrigger):
                 hub=runtime.hub,
                 ledger=runtime.ledger,
                 clock=runtime.clock,
-                deadline=deadline,
+                terms=terms,
+                timeline=timeline,
                 handled=self.handled,
                 payload_limit=runtime.payload_limit,
             )
             verdict = await wait.run()
         except EventTriggersError as error:
             verdict = Verdict(Status.ERROR, text=f"{type(error).__name__}: {error}")
-        yield self._event(verdict, deadline)
+        yield self._event(verdict, started, deadline)
 
     async def on_kill(self) -> None:
         """A person ended the wait: remove what the group has at the brokers, unless the sensor only starts over."""
@@ -129,14 +148,17 @@ class EventGroupTrigger(BaseTrigger):
         index = ti.map_index if ti.map_index is not None else -1
         return GroupRef(str(ti.dag_id), str(ti.run_id), str(ti.task_id), int(index))
 
-    def _deadline(self, runtime: Runtime) -> datetime:
+    def _started(self, runtime: Runtime) -> datetime:
+        if self.started is not None:
+            return parse_datetime(self.started)
+        timeout = timedelta(seconds=self.timeout)
         if self.deadline is not None:
-            return parse_datetime(self.deadline)
+            return parse_datetime(self.deadline) - timeout
         if self.timeout_after is not None:
-            return parse_datetime(self.timeout_after) - timedelta(seconds=self.slack)
-        return runtime.clock.now() + timedelta(seconds=self.timeout)
+            return parse_datetime(self.timeout_after) - timedelta(seconds=self.slack) - timeout
+        return runtime.clock.now()
 
-    def _event(self, verdict: Verdict, deadline: datetime) -> TriggerEvent:
+    def _event(self, verdict: Verdict, started: datetime, deadline: datetime) -> TriggerEvent:
         if verdict.status is Status.COMPLETE and self.handled is None:
             result: JsonValue = dict(verdict.received)
             return TaskSuccessEvent(xcoms={"return_value": result} if self.do_xcom_push else None)
@@ -148,7 +170,9 @@ class EventGroupTrigger(BaseTrigger):
                 "text": verdict.text,
                 "arrivals": dict(verdict.arrivals),
                 "handled": None if self.handled is None else dict(self.handled),
+                "started": started.isoformat(),
                 "deadline": deadline.isoformat(),
+                "warned": self.warned,
             }
         )
 

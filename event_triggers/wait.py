@@ -2,8 +2,11 @@
 
 Flow::
 
-    ledger.load -> subscribe what is missing -> receive -> record -> accept (acknowledge) -> ... -> verdict
-                                                   marks made by hand, the deadline  ------------^
+    ledger.load -> subscribe what is missing -> receive -> record -> accept (acknowledge) -> ... -> conclude -> verdict
+                                       marks made by hand, the deadline, events' own times  ----------^
+
+What is recorded of what is received is :mod:`event_triggers.recording`'s part, and :mod:`event_triggers.choosing`'s
+where messages count only together with others.
 
 Invariants:
 
@@ -13,6 +16,9 @@ Invariants:
   stay.
 * Nothing is remembered that the ledger does not hold, so a wait that starts again, here or on another triggerer, finds
   what was received and waits for the rest. Two that run at the same time do the same work twice, with the same effect.
+* When the condition holds before all events have come, the group's join is marked before anything is skipped, and the
+  markers before the verdict: what follows the group is never skipped with them. A restart in between finds the
+  condition holding, and does the same again.
 * The deadline does not hide what came in time: a wait that only starts after it (its triggerer was away) still reads
   what the ledger and the logs hold up to then.
 """
@@ -21,26 +27,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from enum import Enum
-from typing import Any
+from functools import partial
 
 import anyio
 
+from event_triggers.choosing import Chooser
 from event_triggers.clock import Clock, move_on_after, parse_datetime
 from event_triggers.connecting import root_cause
 from event_triggers.errors import EventTriggersError
 from event_triggers.event import Event, load_callable
 from event_triggers.hub import Hub
-from event_triggers.ledger import Arrival, Book, GroupRef, Ledger, Received, payload_of
+from event_triggers.ledger import Arrival, Book, GroupRef, Ledger
 from event_triggers.message import Message
-from event_triggers.notes import note_of, shown
 from event_triggers.progress import EventProgress, GroupProgress
-from event_triggers.subscription import Delivery, Interest, Subscription
+from event_triggers.recording import Recorder
+from event_triggers.subscription import Interest, Subscription
+from event_triggers.terms import Terms, Timeline, since_of
+from event_triggers.verdict import Status, Verdict
 
-__all__ = ["FINISH_RECORDING", "FINISH_SETTLING", "GroupWait", "Status", "Verdict"]
+__all__ = ["FINISH_RECORDING", "FINISH_SETTLING", "GroupWait"]
 
 log = logging.getLogger(__name__)
 
@@ -48,39 +55,7 @@ FINISH_RECORDING = 30.0
 """Seconds past the deadline that reading and recording what came in time may take."""
 FINISH_SETTLING = 15.0
 """Seconds that the brokers' last acknowledgements may take before the verdict goes out."""
-
-
-class Status(str, Enum):
-    """How a wait ended."""
-
-    COMPLETE = "complete"
-    ARRIVALS = "arrivals"
-    TIMEOUT = "timeout"
-    FAILED = "failed"
-    ERROR = "error"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How a wait ended, and what the sensor needs to know of it.
-
-    :param received: of each event that has arrived, the facts (a list of them when it wants several messages);
-        ``{"marked_by_hand": state}`` when a person marked it.
-    :param missing: of each event that has not, how far it is: ``"orders"``, ``"shifts (1 of 3)"``.
-    :param text: for ``failed`` and ``error``: what happened; for ``timeout``: why, when there is more to say.
-    :param arrivals: of each event, how many messages it has received by now.
-    """
-
-    status: Status
-    received: Mapping[str, Any] = field(default_factory=dict)
-    missing: Sequence[str] = ()
-    text: str = ""
-    arrivals: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def final(self) -> bool:
-        """Whether nobody will wait for this group's messages again, unless a person starts it over."""
-        return self.status in (Status.COMPLETE, Status.TIMEOUT, Status.FAILED)
+_UNLIMITED = 2**31
 
 
 class GroupWait:
@@ -89,9 +64,11 @@ class GroupWait:
     :param group: whose.
     :param events: the events, their templates rendered.
     :param markers: the task id of each event's marker.
-    :param deadline: when the time is up.
+    :param timeline: when the time is up.
+    :param terms: what completes the group.
     :param handled: with a handler of arrivals: how many messages of each event it has been given; ``None`` without one.
     :param payload_limit: payloads whose JSON is longer (in bytes) are kept as a reference.
+    :raises InvalidEventError: when the terms do not fit the events.
     """
 
     def __init__(
@@ -103,7 +80,8 @@ class GroupWait:
         hub: Hub,
         ledger: Ledger,
         clock: Clock,
-        deadline: datetime,
+        timeline: Timeline,
+        terms: Terms | None = None,
         handled: Mapping[str, int] | None = None,
         payload_limit: int = 48 * 1024,
     ) -> None:
@@ -112,14 +90,16 @@ class GroupWait:
         self._hub = hub
         self._ledger = ledger
         self._clock = clock
-        self._deadline = deadline
+        self._timeline = timeline
+        self._terms = terms or Terms()
         self._handled = handled
         self._payload_limit = payload_limit
-        self._progress = GroupProgress(events)
+        self._progress = GroupProgress(events, self._terms.condition)
         self._book: Book | None = None
         self._subscription: Subscription | None = None
+        self._recorder: Recorder | None = None
         self._caught_up = asyncio.Event()
-        self._recorded = asyncio.Event()
+        self._concluded = asyncio.Event()
         self._expired = False
         self._keep_sessions = False
         self._verdict: Verdict | None = None
@@ -130,6 +110,8 @@ class GroupWait:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._expire, name="event_triggers: deadline")
+                if self._timeline.warn_at is not None:
+                    group.start_soon(self._warn, self._timeline.warn_at, name="event_triggers: warning")
                 group.start_soon(self._work, name="event_triggers: wait")
                 await self._decided.wait()
                 group.cancel_scope.cancel()
@@ -154,40 +136,96 @@ class GroupWait:
         """Whether what the brokers keep for this group can go."""
         return self._verdict is not None and self._verdict.final and not self._keep_sessions
 
-    # ------------------------------------------------------------------ the parts that run side by side
+    # ------------------------------------------------------------------ when the time is up
+
+    async def _sleep_until(self, moment: datetime) -> None:
+        await self._clock.sleep((moment - self._clock.now()).total_seconds())
 
     async def _expire(self) -> None:
-        await self._clock.sleep((self._deadline - self._clock.now()).total_seconds())
+        await self._sleep_until(self._timeline.deadline)
         self._expired = True
-        async with move_on_after(self._clock, FINISH_RECORDING):
-            await self._caught_up.wait()
-            while self._progress.recording or (self._subscription is not None and self._subscription.waiting):
-                await self._next_recorded()
-        if self._progress.missing():
+        await self._finish_recording()
+        if not self._progress.complete:
             trouble = self._book.trouble if self._book else self._ledger.trouble
             self._decide(Status.TIMEOUT, trouble or "")
             return
+        if self._terms.join is not None or self._progress.open():
+            # An open marker behind a sensor that is through would run, and be green: those are skipped first.
+            await self._concluded.wait()
         # The last one came in time, and the verdict only waits for the brokers to be told.
         async with move_on_after(self._clock, FINISH_SETTLING):
             await self._decided.wait()
         self._decide(Status.COMPLETE)
 
+    async def _finish_recording(self) -> None:
+        """Wait, in bounded time, until everything that came until now is recorded."""
+        async with move_on_after(self._clock, FINISH_RECORDING):
+            await self._caught_up.wait()
+            while self._progress.recording or (self._subscription is not None and self._subscription.waiting):
+                await self._next_recorded()
+
+    async def _expire_events(self, book: Book, subscription: Subscription) -> None:
+        """Fail the markers of events whose own time is up."""
+        for name, moment in sorted(self._timeline.events.items(), key=lambda item: item[1]):
+            one = self._progress[name]
+            if one.done:
+                continue
+            await self._sleep_until(moment)
+            await self._finish_recording()
+            while one.recording:
+                await self._next_recorded()
+            if one.done:
+                continue
+            self._drop(one, subscription, late=True)
+            log.error("event %s has not come by %s, its own time is up", one.name, moment.isoformat(timespec="seconds"))
+            await book.end(name, "failed", f"has not come by {moment.isoformat(timespec='seconds')}")
+            if await self._over(book, subscription):
+                return
+
+    async def _warn(self, moment: datetime) -> None:
+        await self._sleep_until(moment)
+        while self._progress.recording:
+            await self._next_recorded()
+        if not self._progress.complete:
+            self._decide(Status.WARNING)
+
+    def _too_late(self, message: Message) -> bool:
+        return self._expired and message.timestamp is not None and message.timestamp > self._timeline.deadline
+
+    # ------------------------------------------------------------------ the parts that run side by side
+
     async def _work(self) -> None:
         async with self._ledger.open(self._group, self._markers, _tell) as book:
             self._book = book
+            self._recorder = self._make_recorder(book)
             await self._read_back(book)
             if await self._over(book):
                 return
+            await self._recorder.restore()
             async with self._hub.subscribe(self._group.identity, self._interests()) as subscription:
                 self._subscription = subscription
                 try:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._follow_marks, book, subscription, name="event_triggers: marks")
                         group.start_soon(self._catch_up, subscription, name="event_triggers: catch up")
+                        if self._timeline.events:
+                            group.start_soon(
+                                self._expire_events, book, subscription, name="event_triggers: event times"
+                            )
                         await self._receive(book, subscription)
                         group.cancel_scope.cancel()
                 finally:
                     subscription.over = self._over_for_good()
+
+    def _make_recorder(self, book: Book) -> Recorder:
+        kind: Callable[..., Recorder] = partial(Chooser, self._terms) if self._terms.selective else Recorder
+        return kind(
+            progress=self._progress,
+            book=book,
+            clock=self._clock,
+            too_late=self._too_late,
+            payload_limit=self._payload_limit,
+        )
 
     async def _catch_up(self, subscription: Subscription) -> None:
         await subscription.live()
@@ -195,17 +233,17 @@ class GroupWait:
         log.info("every source is connected, and nothing that is sent from now on is missed")
 
     async def _receive(self, book: Book, subscription: Subscription) -> None:
-        until = self._deadline.isoformat(timespec="seconds")
+        assert self._recorder is not None  # noqa: S101 - made with the book
+        until = self._timeline.deadline.isoformat(timespec="seconds")
         log.info("waiting for %s until %s", ", ".join(self._progress.missing()), until)
-        while True:
-            await self._record(book, await subscription.receive())
-            self._recorded.set()
-            if await self._over(book, subscription):
-                return
+        while not await self._over(book, subscription):
+            await self._recorder.take(await subscription.receive(), subscription)
 
     async def _next_recorded(self) -> None:
-        self._recorded.clear()
-        await self._recorded.wait()
+        if self._recorder is None:
+            await anyio.sleep_forever()
+        else:
+            await self._recorder.next_recorded()
 
     async def _follow_marks(self, book: Book, subscription: Subscription) -> None:
         while True:
@@ -214,15 +252,22 @@ class GroupWait:
                 under_way = one.recording
                 while one.recording:
                     await self._next_recorded()
-                if one.done and (state != "failed" or under_way):
+                if one.late or (one.done and (state != "failed" or under_way)):
                     continue  # our own mark, or one that it has overtaken
                 if state == "success":
                     await self._look_up(book, one)
                 else:
                     self._marked_by_hand(one, state)
-                subscription.drop(name)
+                self._drop(one, subscription)
             if await self._over(book, subscription):
                 return
+
+    def _drop(self, one: EventProgress, subscription: Subscription, *, late: bool = False) -> None:
+        """This event is waited for no longer."""
+        one.late = late
+        if self._recorder is not None:
+            self._recorder.dropped(one.name)
+        subscription.drop(one.name)
 
     # ------------------------------------------------------------------ what is there, and when it is over
 
@@ -230,19 +275,23 @@ class GroupWait:
         unmarked = []
         for name, state in (await book.load()).items():
             one = self._progress[name]
+            due = self._timeline.events.get(name)
             if state == "success":
                 one.known = False
+            elif state == "failed" and due is not None and due <= self._clock.now():
+                one.late = True
             elif state in ("failed", "skipped"):
                 self._marked_by_hand(one, state)
-            elif one.event.count > 1:
+            elif one.event.count > 1 or self._terms.selective:
                 one.received = await book.received(name)
                 if one.done:  # the last try was ended between recording and marking
                     unmarked.append(Arrival(name, (), one.event.count))
         if unmarked:
             await book.record(unmarked)
-        if self._progress.missing():
-            # A queue may deliver once more what was recorded but not acknowledged.
-            await self._look_up_unknown(book, (one for one in self._progress if not one.event.source.replayable))
+        if not self._progress.complete:
+            # A queue may deliver once more what was recorded but not acknowledged; and what was chosen binds the rest.
+            again = (one for one in self._progress if self._terms.selective or not one.event.source.replayable)
+            await self._look_up_unknown(book, again)
 
     def _marked_by_hand(self, one: EventProgress, state: str) -> None:
         one.by_hand = state
@@ -250,23 +299,56 @@ class GroupWait:
 
     async def _over(self, book: Book, subscription: Subscription | None = None) -> bool:
         """Decide if there is something to decide."""
-        failed = ", ".join(self._progress.failed)
-        if failed:
-            text = f"the marker of {failed} was marked failed; clear it together with the sensor to wait again"
-            self._decide(Status.FAILED, text)
+        progress = self._progress
+        if progress.hopeless:
+            self._decide_lost()
             return True
-        if self._progress.missing():
-            if subscription is not None and subscription.waiting:
-                return False  # more has come meanwhile: it goes along
-            if not await self._unhandled(book):
-                return False
-        await self._look_up_unknown(book, self._progress)
-        complete = not self._progress.missing()
-        if complete and subscription is not None:
-            async with move_on_after(self._clock, FINISH_SETTLING):
-                await subscription.settled()
+        selective = self._terms.selective
+        if progress.open() and not selective and subscription is not None and subscription.waiting:
+            return False  # more has come meanwhile: it goes along
+        if not progress.complete and not await self._unhandled(book):
+            return False
+        await self._look_up_unknown(book, progress)
+        complete = progress.complete
+        if complete:
+            await self._conclude(book, subscription)
         self._decide(Status.COMPLETE if complete else Status.ARRIVALS)
         return True
+
+    def _decide_lost(self) -> None:
+        late = [one.name for one in self._progress if one.late]
+        lost = ", ".join(self._progress.lost)
+        rest = (
+            ""
+            if self._progress.condition.is_all
+            else f", and without that {self._progress.condition.text!r} cannot hold"
+        )
+        if late:
+            self._decide(Status.LATE, f"{lost} has not come in its own time{rest}")
+            return
+        text = f"the marker of {lost} was marked failed{rest}; clear it together with the sensor to wait again"
+        self._decide(Status.FAILED, text)
+
+    async def _conclude(self, book: Book, subscription: Subscription | None) -> None:
+        """The condition holds: mark the join, skip what is left, and let the brokers hear."""
+        if self._terms.join is not None:
+            await book.join(self._terms.join)
+        rest = self._progress.open()
+        if rest:
+            log.info(
+                "the condition %r holds; skipped: %s", self._progress.condition.text, ", ".join(o.name for o in rest)
+            )
+        async with anyio.create_task_group() as group:
+            for one in rest:
+                one.left_out = True
+                if subscription is not None:
+                    subscription.drop(one.name)
+                name = f"event_triggers: skip {one.name}"
+                group.start_soon(book.end, one.name, "skipped", "the group was complete without it", name=name)
+        self._concluded.set()
+        if subscription is not None:
+            async with move_on_after(self._clock, FINISH_SETTLING):
+                await subscription.settled()
 
     async def _unhandled(self, book: Book) -> bool:
         """Whether there is something that the handler of arrivals has not been given yet."""
@@ -293,9 +375,8 @@ class GroupWait:
         if not one.done:
             self._marked_by_hand(one, "success")
 
-    # ------------------------------------------------------------------ messages
-
     def _interests(self) -> list[Interest]:
+        unlimited = self._recorder is not None and self._recorder.unlimited
         interests = []
         for one in self._progress:
             source, match = one.event.source, one.event.match
@@ -307,67 +388,13 @@ class GroupWait:
                     source,
                     pattern=match if isinstance(match, Mapping) else None,
                     accepts=load_callable(match) if isinstance(match, str) else None,
-                    count=one.missing,
-                    since=None if one.event.since is None else parse_datetime(one.event.since),
+                    count=_UNLIMITED if unlimited and not one.done else one.missing,
+                    since=since_of(one.event, self._terms.timezone),
+                    until=None if one.event.until is None else parse_datetime(one.event.until),
                     recorded=frozenset(received.id for received in one.received) if one.received else frozenset(),
                 )
             )
         return interests
-
-    async def _record(self, book: Book, deliveries: Sequence[Delivery]) -> None:
-        new: dict[str, list[Received]] = {}
-        received_at = self._clock.now().isoformat(timespec="milliseconds")
-        for delivery in deliveries:
-            if self._too_late(delivery.message):
-                continue
-            for name in delivery.events:
-                if not self._progress[name].done:
-                    messages = new.setdefault(name, [])
-                    messages.append(self._received(delivery.message, self._progress[name], len(messages), received_at))
-        if new:
-            await self._record_new(book, new)
-        for delivery in deliveries:
-            held = any(name in new and self._progress[name].holds(delivery.message.id) for name in delivery.events)
-            if held:
-                delivery.accept()
-            else:
-                delivery.decline()
-
-    async def _record_new(self, book: Book, new: Mapping[str, Sequence[Received]]) -> None:
-        arrivals = []
-        for name, messages in new.items():
-            self._progress[name].recording = len(messages)
-            arrivals.append(Arrival(name, tuple(messages), self._progress[name].event.count))
-        try:
-            held = await book.record(arrivals)
-        finally:
-            for name in new:
-                self._progress[name].recording = 0
-        for name in new:
-            self._progress[name].received = held[name]
-        for name in new:
-            self._say_arrived(self._progress[name])
-
-    def _too_late(self, message: Message) -> bool:
-        return self._expired and message.timestamp is not None and message.timestamp > self._deadline
-
-    def _received(self, message: Message, one: EventProgress, before: int, received_at: str) -> Received:
-        return Received(
-            source=message.source,
-            stream=message.stream,
-            position=message.position,
-            id=message.id,
-            timestamp=message.timestamp.isoformat(timespec="milliseconds") if message.timestamp else None,
-            received_at=received_at,
-            payload=payload_of(message, self._payload_limit),
-            note=note_of(message, received_at, len(one.received) + before + 1, one.event.count),
-        )
-
-    def _say_arrived(self, one: EventProgress) -> None:
-        last = one.received[-1]
-        where = f"{last.source} {shown(last.stream)} {shown(last.position)}"
-        missing = ", ".join(self._progress.missing())
-        log.info("event %s: %s; %s", one.describe(), where, f"missing: {missing}" if missing else "complete")
 
 
 def _tell(level: int, text: str) -> None:

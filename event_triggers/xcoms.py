@@ -14,6 +14,8 @@ from event_triggers.errors import AirflowApiError
 
 __all__ = ["MarkerKey", "XComs"]
 
+_PAGE = 100
+
 
 class MarkerKey(NamedTuple):
     """Which task instance."""
@@ -55,6 +57,20 @@ class XComs:
                 raise
             return None
         return answer["value"]
+
+    async def names(self, key: MarkerKey) -> list[str]:
+        """The keys of all XComs of this task instance.
+
+        :raises AirflowApiError: when Airflow refuses.
+        """
+        names: list[str] = []
+        while True:
+            params = {"map_index": key.map_index, "limit": _PAGE, "offset": len(names)}
+            answer = await self._api.call("GET", key.path("xcomEntries"), params=params)
+            page = answer["xcom_entries"]
+            names += [entry["key"] for entry in page]
+            if not page or len(names) >= answer["total_entries"]:
+                return names
 
     async def create(self, key: MarkerKey, name: str, value: Any) -> bool:
         """Write a value where none is; ``False`` when one is there, which is left alone.

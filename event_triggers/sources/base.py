@@ -167,6 +167,8 @@ class Source(ABC):
     """Short name of the source's kind, for logs and notes: ``"kafka"``."""
     replayable: ClassVar[bool] = False
     """Whether this is a log (its streams are :class:`LogStream`) rather than a queue."""
+    private: ClassVar[bool] = False
+    """For queues: whether acknowledging a message takes it from nobody but the group that does (its own session)."""
 
     @abstractmethod
     def key(self, group: str) -> Hashable:

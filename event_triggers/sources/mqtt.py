@@ -54,6 +54,7 @@ class MqttTopic(Source):
     """
 
     kind: ClassVar[str] = "mqtt"
+    private: ClassVar[bool] = True
 
     topic: str
     qos: int = 1

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from event_triggers.ledger import Arrival, Book, GroupRef, Ledger, Received, facts_of, held_by, merged
+from event_triggers.ledger import Arrival, Book, GroupRef, Ledger, Received, facts_of, held_by, merged, over_round
 
 __all__ = ["LedgerEntry", "MemoryLedger"]
 
@@ -45,6 +45,7 @@ class _Marker:
     note: str | None = None
     payload: Any = None
     facts: dict[str, Any] | None = None
+    kept: dict[str, tuple[int, Received]] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -165,10 +166,10 @@ class MemoryLedger(Ledger):
         self.history.append(LedgerEntry("recorded", group, event, tuple(one["id"] for one in facts["messages"])))
         self._tell_watchers()
 
-    def marked(self, group: GroupRef, event: str) -> None:
-        """A marker becomes ``success``; one that is stays so."""
-        if self.state(group, event) != "success":
-            self._set_state("marked", group, event, "success")
+    def marked(self, group: GroupRef, event: str, state: str = "success") -> None:
+        """A marker (or the group's join, by its task id) comes into this state; one that is in it stays so."""
+        if self.state(group, event) != state:
+            self._set_state("marked", group, event, state)
 
     def _set_state(self, kind: str, group: GroupRef, event: str, state: str) -> None:
         self.marker(group, event).state = state
@@ -242,6 +243,27 @@ class _MemoryBook(Book):
                 await self._ledger.step()
                 self._ledger.recorded(self.group, arrival.event, facts_of(now, arrival.wanted, str(marker.round)))
         return now
+
+    async def end(self, event: str, state: str, note: str) -> None:
+        await self._ledger.step()
+        self._ledger.marker(self.group, event).note = note
+        self._ledger.marked(self.group, event, state)
+
+    async def join(self, task_id: str) -> None:
+        await self._ledger.step()
+        self._ledger.marked(self.group, task_id)
+
+    async def keep(self, event: str, messages: Sequence[Received]) -> None:
+        await self._ledger.step()
+        marker = self._ledger.marker(self.group, event)
+        for one in messages:
+            marker.kept.setdefault(one.id, (marker.round, one))
+
+    async def kept(self, event: str) -> list[Received]:
+        await self._ledger.step()
+        marker = self._ledger.marker(self.group, event)
+        over = over_round(marker.facts, str(marker.round))
+        return [one for round_, one in marker.kept.values() if str(round_) != over]
 
     async def marked(self) -> dict[str, str]:
         while not self._news:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import NamedTuple
 
 import anyio
@@ -22,8 +21,10 @@ from event_triggers.event import Event
 from event_triggers.hub import Hub
 from event_triggers.ledger import GroupRef
 from event_triggers.sources.base import BrokerConnection
+from event_triggers.terms import Terms, Timeline
 from event_triggers.testing import ManualClock, MemoryBroker, MemoryLedger, MemoryLog, MemoryQueue
-from event_triggers.wait import GroupWait, Status, Verdict
+from event_triggers.verdict import Status, Verdict
+from event_triggers.wait import GroupWait
 
 GROUP = GroupRef("daily", "manual__1", "wait")
 SINCE = "2030-01-01T00:00:00Z"
@@ -112,7 +113,7 @@ class Scenario:
                 hub=self.hubs[place],
                 ledger=self.ledger,
                 clock=self.clock,
-                deadline=self.clock.now() + timedelta(days=1),
+                timeline=Timeline.of(Terms(), EVENTS, self.clock.now(), 86_400),
             )
             self.waits[place] = asyncio.get_running_loop().create_task(wait.run())
 

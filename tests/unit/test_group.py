@@ -132,11 +132,14 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "a negative count": (lambda: Event(QUEUE, count=-1), "an Event's count must be a whole number from 1, got -1"),
     "a count of zero": (lambda: Event(QUEUE, count=0), "an Event's count must be a whole number from 1, got 0"),
     "a count that is none": (lambda: Event(QUEUE, count=True), "count must be a whole number from 1, got True"),
-    "a negative timeout": (lambda: sensor(timeout=-5), "timeout must be a positive number of seconds or a timedelta"),
-    "a timeout of zero": (lambda: EventGroup("inputs", ONE, timeout=0), "timeout must be a positive number"),
+    "a negative timeout": (
+        lambda: sensor(timeout=-5),
+        "EventGroupSensor 'wait': timeout must be longer than nothing, got -5",
+    ),
+    "a timeout of zero": (lambda: EventGroup("inputs", ONE, timeout=0), "timeout must be longer than nothing"),
     "a negative timedelta": (lambda: sensor(timeout=timedelta(seconds=-1)), "got datetime.timedelta(days=-1"),
-    "an endless timeout": (lambda: sensor(timeout=float("inf")), "timeout must be a positive number"),
-    "a timeout that is none": (lambda: sensor(timeout="soon"), "a timedelta, got 'soon'"),
+    "an endless timeout": (lambda: sensor(timeout=float("inf")), "timeout is longer than a thousand years"),
+    "a timeout that is none": (lambda: sensor(timeout="soon"), "timeout"),
     "a lambda": (
         lambda: Event(QUEUE, match=lambda message: True),
         "cannot be imported by the triggerer; put the funct",

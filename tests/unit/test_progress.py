@@ -35,9 +35,9 @@ def test_what_is_done_is_not_missing() -> None:
     progress["green"].known = False
     assert progress.missing() == []
     assert [one.missing for one in progress] == [0, 0, 0]
-    assert progress.failed == []
+    assert progress.lost == []
     progress["by_hand"].by_hand = "failed"
-    assert progress.failed == ["by_hand"]
+    assert progress.lost == ["by_hand"]
 
 
 def test_what_the_xcom_says() -> None:

@@ -28,6 +28,7 @@ from event_triggers.trigger import EventGroupTrigger
 from tests.unit.dag_kit import in_the_database, parsed, started_in_the_triggerer
 
 EVENTS = {"orders": Event(MemoryLog("log")), "shifts": Event(MemoryQueue("queue"), count=3)}
+STARTED = "2030-01-01T00:00:00+00:00"
 DEADLINE = "2030-01-01T06:00:00+00:00"
 
 
@@ -65,6 +66,9 @@ def test_it_starts_in_the_triggerer() -> None:
         "slack": 300.0,
         "handled": None,
         "do_xcom_push": True,
+        "terms": {},
+        "started": None,
+        "warned": False,
     }
 
 
@@ -168,7 +172,9 @@ def verdict(status: str, **more: Any) -> dict[str, Any]:
         "text": "",
         "arrivals": {},
         "handled": None,
+        "started": STARTED,
         "deadline": DEADLINE,
+        "warned": False,
     }
     return {"status": status, **nothing, **more}
 
@@ -199,13 +205,12 @@ def resume(sensor: EventGroupSensor, event: dict[str, Any], ti: FakeTaskInstance
     return sensor.resume_execution("resume", {"event": event}, context_of(ti))
 
 
-def test_on_a_worker_it_defers_at_once_with_a_fixed_deadline() -> None:
+def test_on_a_worker_it_defers_at_once_with_a_fixed_start() -> None:
     before = datetime.now(timezone.utc)
     trigger, raised = deferred(lambda: sensor_of().execute(context_of()))
     assert raised.method_name == "resume"
-    assert trigger.deadline is not None
-    hours = datetime.fromisoformat(trigger.deadline) - before
-    assert timedelta(hours=6) <= hours < timedelta(hours=6, minutes=1)
+    assert trigger.started is not None
+    assert timedelta() <= datetime.fromisoformat(trigger.started) - before < timedelta(minutes=1)
     assert raised.timeout is not None
     assert timedelta() <= timedelta(hours=6) + GRACE - raised.timeout < timedelta(minutes=1)
     assert trigger.handled is None
@@ -288,7 +293,7 @@ def test_arrivals_are_handed_over_in_order_and_it_waits_on() -> None:
     assert (second.payload, third.payload) == ({"n": 0}, {"n": 1})
     assert third.facts["id"] == "shifts 1"
     assert trigger.handled == {"shifts": 2, "orders": 1}
-    assert trigger.deadline == DEADLINE, "the deadline stays, however often it resumes"
+    assert trigger.started == STARTED, "the start of the try stays, however often it resumes"
     assert raised.timeout is not None
 
 

@@ -77,6 +77,9 @@ def test_arguments_of_the_first_release_are_enough() -> None:
         "slack": 0.0,
         "handled": None,
         "do_xcom_push": True,
+        "terms": None,
+        "started": None,
+        "warned": False,
     }
 
 
@@ -140,7 +143,8 @@ async def test_when_the_time_is_up(
 ) -> None:
     trigger = trigger_of({"orders": from_log()}, **arguments)
     trigger.timeout_after = None if after is None else runtime.start + after
-    assert trigger._deadline(Runtime(*_parts(runtime))) == runtime.start + expected
+    started = trigger._started(Runtime(*_parts(runtime)))
+    assert started + timedelta(seconds=trigger.timeout) == runtime.start + expected
 
 
 def _parts(kit: WaitKit) -> tuple[Any, ...]:

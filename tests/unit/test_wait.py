@@ -12,7 +12,7 @@ from event_triggers.hub import Hub
 from event_triggers.ledger import GroupRef
 from event_triggers.sources.base import Source
 from event_triggers.testing import MemoryLog, MemoryQueue
-from event_triggers.wait import Status, Verdict
+from event_triggers.verdict import Status, Verdict
 from tests.unit.hub_kit import idle
 from tests.unit.wait_kit import GROUP, WaitKit, from_log, from_queue
 

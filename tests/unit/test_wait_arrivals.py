@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from event_triggers.event import Event
-from event_triggers.wait import Status, Verdict
+from event_triggers.verdict import Status, Verdict
 from tests.unit.hub_kit import idle, soon
 from tests.unit.wait_kit import GROUP, WaitKit, from_log, from_queue
 

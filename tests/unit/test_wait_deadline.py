@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from event_triggers.testing import MemoryBroker
-from event_triggers.wait import FINISH_RECORDING, FINISH_SETTLING, Status
+from event_triggers.verdict import Status
+from event_triggers.wait import FINISH_RECORDING, FINISH_SETTLING
 from tests.unit.hub_kit import idle, soon
 from tests.unit.wait_kit import GROUP, WaitKit, from_log, from_queue
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from event_triggers.wait import Status
+from event_triggers.verdict import Status
 from tests.unit.hub_kit import idle, soon
 from tests.unit.wait_kit import GROUP, WaitKit, from_log, from_queue
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from event_triggers.event import Event
-from event_triggers.wait import Status
+from event_triggers.verdict import Status
 from tests.unit.hub_kit import idle, soon
 from tests.unit.wait_kit import GROUP, WaitKit, from_log, from_queue
 

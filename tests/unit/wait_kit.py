@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
 from event_triggers.event import Event
 from event_triggers.ledger import GroupRef
+from event_triggers.terms import Terms, Timeline
 from event_triggers.testing import MemoryLedger, MemoryLog, MemoryQueue
-from event_triggers.wait import GroupWait, Verdict
+from event_triggers.verdict import Verdict
+from event_triggers.wait import GroupWait
 from tests.unit.hub_kit import Kit, idle, soon
 
 __all__ = ["GROUP", "RunningWait", "WaitKit", "from_log", "from_queue"]
@@ -66,9 +67,12 @@ class WaitKit(Kit):
         timeout: float = 600,
         group: GroupRef = GROUP,
         handled: Mapping[str, int] | None = None,
+        terms: Terms | None = None,
+        warned: bool = False,
         **options: Any,
     ) -> GroupWait:
         """A wait whose time began with the test."""
+        terms = terms or Terms()
         return GroupWait(
             group,
             events,
@@ -76,7 +80,8 @@ class WaitKit(Kit):
             hub=self.hub,
             ledger=self.ledger,
             clock=self.clock,
-            deadline=self.start + timedelta(seconds=timeout),
+            terms=terms,
+            timeline=Timeline.of(terms, events, self.start, timeout, warned=warned),
             handled=handled,
             **options,
         )

@@ -1,0 +1,128 @@
+"""What a wait does with the messages that have come: recording them, and answering their brokers.
+
+Invariants:
+
+* A message is accepted only when the ledger holds it; what is not recorded goes back to its broker.
+* What :attr:`EventProgress.recording` says is true at every ``await``, so that whoever has to decide something can wait
+  for what is on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from event_triggers.clock import Clock
+from event_triggers.ledger import Arrival, Book, Received, payload_of
+from event_triggers.message import Message
+from event_triggers.notes import note_of, shown
+from event_triggers.progress import EventProgress, GroupProgress
+from event_triggers.subscription import Delivery, Subscription
+
+__all__ = ["Recorder"]
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Records what comes, in a group where every message that matches counts.
+
+    :param too_late: whether a message came after the time was up.
+    :param payload_limit: payloads whose JSON is longer (in bytes) are kept as a reference.
+    """
+
+    unlimited = False
+    """Whether more messages are asked for than an event takes."""
+
+    def __init__(
+        self,
+        progress: GroupProgress,
+        book: Book,
+        *,
+        clock: Clock,
+        too_late: Callable[[Message], bool],
+        payload_limit: int,
+    ) -> None:
+        self._progress = progress
+        self._book = book
+        self._clock = clock
+        self._too_late = too_late
+        self._payload_limit = payload_limit
+        self._recorded = asyncio.Event()
+
+    async def next_recorded(self) -> None:
+        """Wait until something has been recorded, or turned out not to be wanted."""
+        self._recorded.clear()
+        await self._recorded.wait()
+
+    async def restore(self) -> None:
+        """Take in what earlier tries have left, before anything is received."""
+
+    def dropped(self, event: str) -> None:
+        """This event is waited for no longer: its marker was marked by hand, or its time is up."""
+
+    async def take(self, deliveries: Sequence[Delivery], subscription: Subscription) -> None:
+        """Record what counts, and answer for all."""
+        try:
+            await self._take(deliveries, subscription)
+        finally:
+            self._recorded.set()
+
+    async def _take(self, deliveries: Sequence[Delivery], subscription: Subscription) -> None:
+        new: dict[str, list[Received]] = {}
+        received_at = self._now()
+        for delivery in deliveries:
+            if self._too_late(delivery.message):
+                continue
+            for name in delivery.events:
+                if not self._progress[name].done:
+                    messages = new.setdefault(name, [])
+                    number = len(self._progress[name].received) + len(messages) + 1
+                    messages.append(self._received(delivery.message, self._progress[name], number, received_at))
+        if new:
+            await self._store(new)
+        for delivery in deliveries:
+            held = any(name in new and self._progress[name].holds(delivery.message.id) for name in delivery.events)
+            if held:
+                delivery.accept()
+            else:
+                delivery.decline()
+
+    async def _store(self, new: Mapping[str, Sequence[Received]]) -> None:
+        """Record these messages, which count."""
+        arrivals = []
+        for name, messages in new.items():
+            self._progress[name].recording = len(messages)
+            arrivals.append(Arrival(name, tuple(messages), self._progress[name].event.count))
+        try:
+            held = await self._book.record(arrivals)
+        finally:
+            for name in new:
+                self._progress[name].recording = 0
+        for name in new:
+            self._progress[name].received = held[name]
+        for name in new:
+            self._say_arrived(self._progress[name])
+
+    def _now(self) -> str:
+        return self._clock.now().isoformat(timespec="milliseconds")
+
+    def _received(self, message: Message, one: EventProgress, number: int, received_at: str) -> Received:
+        return Received(
+            source=message.source,
+            stream=message.stream,
+            position=message.position,
+            id=message.id,
+            timestamp=message.timestamp.isoformat(timespec="milliseconds") if message.timestamp else None,
+            received_at=received_at,
+            payload=payload_of(message, self._payload_limit),
+            note=note_of(message, received_at, number, one.event.count),
+        )
+
+    def _say_arrived(self, one: EventProgress) -> None:
+        last = one.received[-1]
+        where = f"{last.source} {shown(last.stream)} {shown(last.position)}"
+        missing = ", ".join(self._progress.missing())
+        rest = "complete" if self._progress.complete or not missing else f"missing: {missing}"
+        log.info("event %s: %s; %s", one.describe(), where, rest)
