@@ -128,16 +128,19 @@ class Handout:
 
     message: Message
     open: int = 0
-    accepted_by: set[str] = field(default_factory=set)
-    abandoned_by: set[str] = field(default_factory=set)
+    accepted_for: set[tuple[str, str]] = field(default_factory=set)
+    """The events, each with its group, that have recorded it."""
+    abandoned_for: set[tuple[str, str]] = field(default_factory=set)
+    """The events that were left before they could."""
 
     @property
     def outcome(self) -> Outcome:
         """How it ended, once nothing is open."""
-        # A group may be here twice for a moment, when it starts again; then it is enough that one has recorded it.
-        if self.abandoned_by - self.accepted_by:
+        # A group may be here twice for a moment, when it starts again; then it is enough that one has recorded it. But
+        # one of its events does not answer for another, which may have been handed the message later.
+        if self.abandoned_for - self.accepted_for:
             return Outcome.ABANDONED
-        return Outcome.ACCEPTED if self.accepted_by else Outcome.RELEASED
+        return Outcome.ACCEPTED if self.accepted_for else Outcome.RELEASED
 
 
 class Delivery:
@@ -172,10 +175,11 @@ class Delivery:
         if self._answered:
             return
         self._answered = True
+        events = ((self._subscription.group, event) for event in self.events)
         if answer is Answer.ACCEPTED:
-            self._handout.accepted_by.add(self._subscription.group)
+            self._handout.accepted_for.update(events)
         elif answer is Answer.ABANDONED:
-            self._handout.abandoned_by.add(self._subscription.group)
+            self._handout.abandoned_for.update(events)
         self._handout.open -= 1
         self._subscription.answered(self)
         self._responder.answered(self, self._handout)
