@@ -12,7 +12,6 @@ group.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from typing import Any, NamedTuple
 
 from event_triggers.airflow_api import AirflowApi, path_of
 from event_triggers.errors import AirflowApiError
+from event_triggers.text import plain_logger
 from event_triggers.xcoms import MarkerKey
 
 __all__ = ["MOST_PER_REQUEST", "WORKERS", "Mark", "MarkingLine"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 MOST_PER_REQUEST = 20
 """More marks a request gain nothing, and hold the API server's worker for seconds."""

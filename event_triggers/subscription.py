@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,10 +26,11 @@ from typing import Any, Protocol
 
 from event_triggers.message import Message
 from event_triggers.sources.base import Outcome, Source
+from event_triggers.text import plain_logger
 
 __all__ = ["Answer", "Delivery", "Entry", "Handout", "Interest", "Responder", "Subscription"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 
 class Answer(Enum):

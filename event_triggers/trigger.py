@@ -11,7 +11,6 @@ harmless.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from event_triggers.errors import EventTriggersError
 from event_triggers.event import Event
 from event_triggers.ledger import GroupRef
 from event_triggers.runtime import Runtime, current_runtime
+from event_triggers.text import plain_logger
 from event_triggers.wait import GroupWait, Status, Verdict
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventGroupTrigger"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 _ENDED = frozenset({"success", "failed", "skipped", "removed", "upstream_failed"})
 

@@ -20,7 +20,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -39,10 +38,11 @@ from event_triggers.message import Message
 from event_triggers.notes import note_of, shown
 from event_triggers.progress import EventProgress, GroupProgress
 from event_triggers.subscription import Delivery, Interest, Subscription
+from event_triggers.text import plain_logger
 
 __all__ = ["FINISH_RECORDING", "FINISH_SETTLING", "GroupWait", "Status", "Verdict"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 FINISH_RECORDING = 30.0
 """Seconds past the deadline that reading and recording what came in time may take."""

@@ -5,7 +5,6 @@ The extra of such a connection holds librdkafka's keys. Nothing here opens a fil
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +12,11 @@ from typing import Any, Final
 
 from event_triggers.sources._kafka_keys import Extra
 from event_triggers.sources.base import BrokerConnection
+from event_triggers.text import plain_logger
 
 __all__ = ["ISOLATION_LEVELS", "KafkaSettings", "TlsSettings", "TokenSettings", "read_settings"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 ISOLATION_LEVELS: Final = ("read_committed", "read_uncommitted")
 
