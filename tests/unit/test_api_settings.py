@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from event_triggers.airflow_api import DEFAULT_CONN_ID, ApiSettings, find_settings
+from event_triggers.api_settings import DEFAULT_CONN_ID, ApiSettings, find_settings
 from event_triggers.connections import airflow_connection
 from event_triggers.errors import ConfigurationError, ConnectionMissingError
 from event_triggers.runtime import Runtime, _configured_url, current_runtime, use_runtime
