@@ -357,6 +357,10 @@ class Channel:
             while True:
                 await self._wait_until_wanted()
                 batch = deque(await next_batch(batches, self.source))
+                if self._position is not None:
+                    # The stream is past the beginning of a new partition before anything of it is dispatched.
+                    for message in batch:
+                        self._position.setdefault(message.partition, message.offset)
                 backoff.reset()
                 try:
                     while batch:
