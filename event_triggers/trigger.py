@@ -92,6 +92,11 @@ class EventGroupTrigger(BaseTrigger):
         env.undefined = jinja2.StrictUndefined
         return env
 
+    def render_template_fields(self, context: Any, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render what no worker has rendered. What one has, may hold text from messages, which is never a template."""
+        if self.deadline is None:
+            super().render_template_fields(context, jinja_env)
+
     async def run(self) -> AsyncIterator[TriggerEvent]:
         runtime = current_runtime()
         deadline = self._deadline(runtime)
