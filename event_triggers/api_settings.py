@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from event_triggers.errors import ConfigurationError, ConnectionMissingError
 from event_triggers.sources.base import BrokerConnection
+from event_triggers.text import plain_logger
 
 __all__ = ["DEFAULT_CONN_ID", "ApiSettings", "find_settings"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 DEFAULT_CONN_ID = "airflow_api_default"
 

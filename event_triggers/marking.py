@@ -5,8 +5,8 @@ Flow: ``mark`` puts a mark into the line and waits; a few workers take from the 
 line adds no delay, and a busy one fills its requests by itself.
 
 Airflow's bulk route stops at the first mark it refuses, saying which only in prose, so a request with any refusal is
-repeated mark by mark. "Already in that state" is success. A mark still in the line at a restart is made again by its
-group.
+repeated mark by mark. A conflict (409) with a marker that is in that state already is success. A mark still in the line
+at a restart is made again by its group.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class MarkingLine:
         try:
             await self._api.call("PATCH", mark.key.instance, json=mark.change)
         except AirflowApiError as error:
-            if error.status != 409:
+            # Airflow says 409, too, when somebody else writes a note at the same time, and then undoes our mark.
+            if error.status != 409 or (await self._api.call("GET", mark.key.instance))["state"] != "success":
                 raise
 
     async def _send_together(self, marks: Sequence[Mark]) -> bool:
