@@ -61,8 +61,8 @@ class Event:
         if isinstance(match, str):
             if _templated(match):
                 raise InvalidEventError(
-                    f"match={match!r}: the path of a callable cannot be a template, or whoever fills it in would choose "
-                    f"what runs in the triggerer; write the path itself"
+                    f"match={match!r}: the path of a callable cannot be a template, or whoever fills it in would "
+                    f"choose what runs in the triggerer; write the path itself"
                 )
             if not ("." in match and all(part.isidentifier() for part in match.split("."))):
                 raise InvalidEventError(

@@ -11,6 +11,7 @@ from typing import Any
 
 from event_triggers.event import Event
 from event_triggers.ledger import Received
+from event_triggers.text import storable
 
 __all__ = ["EventProgress", "GroupProgress"]
 
@@ -41,6 +42,7 @@ class EventProgress:
 
     def holds(self, identity: str) -> bool:
         """Whether the message of this id is among those received."""
+        identity = storable(identity)
         return any(one.id == identity for one in self.received)
 
     def describe(self) -> str:
