@@ -33,6 +33,7 @@ from event_triggers.api_settings import DEFAULT_CONN_ID, ApiSettings
 from event_triggers.backoff import Backoff
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.errors import AirflowApiError, ConfigurationError
+from event_triggers.text import shown
 
 __all__ = ["MOST_IN_FLIGHT", "AirflowApi", "ApiSettings", "path_of"]
 
@@ -282,7 +283,8 @@ class AirflowApi:
             403: f"; grant {who} to read and edit task instances and to create and edit XComs of this DAG",
             500: f"; it did so {_MOST_ERRORS} times or more while it answered others: look into the API server's log",
         }.get(status, "")
-        return AirflowApiError(f"Airflow answered {status} to {method} {path}: {detail}{advice}", status=status)
+        text = f"Airflow answered {status} to {method} {path}: {shown(str(detail), 1000)}{advice}"
+        return AirflowApiError(text, status=status)
 
     def _redirected(self, answer: httpx.Response) -> AirflowApiError:
         where = answer.headers.get("location", "elsewhere").partition("?")[0]

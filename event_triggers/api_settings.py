@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from event_triggers.errors import ConfigurationError, ConnectionMissingError
 from event_triggers.sources.base import BrokerConnection
 from event_triggers.text import plain_logger
+from event_triggers.text import plain_logger
 
 __all__ = ["DEFAULT_CONN_ID", "ApiSettings", "find_settings"]
 
