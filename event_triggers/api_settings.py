@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from event_triggers.errors import ConfigurationError, ConnectionMissingError
 from event_triggers.sources.base import BrokerConnection
 from event_triggers.text import plain_logger
-from event_triggers.text import plain_logger
 
 __all__ = ["DEFAULT_CONN_ID", "ApiSettings", "find_settings"]
 
@@ -75,8 +74,16 @@ def _settings_of(connection: BrokerConnection, fallback_url: str | None) -> ApiS
             f"the token in the extra of the connection {connection.conn_id!r} is no text of a token"
         )
     verify = connection.extra.get("verify", True)
+    if not isinstance(verify, (bool, str)) or verify == "":
+        raise ConfigurationError(
+            f"verify in the extra of the connection {connection.conn_id!r} must be true, false, or the path of a CA "
+            f"bundle, not {verify!r}"
+        )
     if verify is False:
-        log.warning("the connection %r turns the verification of TLS certificates off", connection.conn_id)
+        log.warning(
+            "connection %r: verify is false, so anybody on the way can pose as Airflow's API server and read its token",
+            connection.conn_id,
+        )
     return ApiSettings(
         base_url=base_url.rstrip("/") + str(connection.extra.get("base_path", "")).rstrip("/"),
         login=connection.login,

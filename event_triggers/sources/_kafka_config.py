@@ -290,6 +290,12 @@ def _tls(extra: Extra) -> TlsSettings:
             extra.connection.conn_id,
         )
     identify = extra.choice("ssl.endpoint.identification.algorithm", ("none", "https")) or "https"
+    if verify is not False and identify == "none":
+        log.warning(
+            "kafka connection %r: ssl.endpoint.identification.algorithm is none, so whoever has any certificate of a "
+            "trusted authority can pose as the broker",
+            extra.connection.conn_id,
+        )
     read: Callable[[str], str | None] = extra.text
     location = read("ssl.ca.location")
     return TlsSettings(

@@ -68,6 +68,8 @@ async def connect(
     """
     connection = await _lookup(conn_id, opening)
     region = region or region_of(queue)
+    if connection is not None and connection.extra.get("verify") is False:
+        log.warning("aws connection %r: verify is false, so anybody on the way can pose as SQS", connection.conn_id)
     try:
         maker = await anyio.to_thread.run_sync(_maker, conn_id, connection, region, abandon_on_cancel=True)
         context = maker()
