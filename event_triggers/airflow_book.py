@@ -25,6 +25,7 @@ from event_triggers.clock import Clock
 from event_triggers.errors import AirflowApiError
 from event_triggers.ledger import Arrival, Book, GroupRef, Received, as_text, facts_of, held_by, merged
 from event_triggers.marking import Mark, MarkingLine
+from event_triggers.notes import place_note
 from event_triggers.text import shown
 from event_triggers.xcoms import MarkerKey, XComs
 
@@ -168,7 +169,7 @@ class AirflowBook(Book):
         key = self.keys[arrival.event]
         async with self._desk.lock(key):
             now = await self._patiently(lambda: self._store(arrival))
-        note = arrival.messages[-1].note if arrival.messages else None
+        note = arrival.messages[-1].note if arrival.messages else _note_again(now, arrival.wanted)
         if len(now) >= arrival.wanted:
             await self._patiently(lambda: self._desk.marks.mark(Mark(key, note)))
             self._states[arrival.event] = "success"
@@ -278,6 +279,14 @@ class AirflowBook(Book):
         if about not in self._said:
             self._said.add(about)
             self._tell(level, text)
+
+
+def _note_again(held: Sequence[Received], wanted: int) -> str | None:
+    """The note of a marker whose last messages were recorded by a wait that ended before it could mark."""
+    if not held:
+        return None
+    last = held[-1]
+    return place_note(last.source, last.stream, last.position, last.timestamp or last.received_at, len(held), wanted)
 
 
 def _in_text(one: Received, reason: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from event_triggers.message import Message
 from event_triggers.text import shown
 
-__all__ = ["NOTE_LIMIT", "note_of", "shown", "view_of"]
+__all__ = ["NOTE_LIMIT", "note_of", "place_note", "shown", "view_of"]
 
 NOTE_LIMIT = 1000
 """Airflow's own limit for a note, in characters."""
@@ -19,8 +19,13 @@ def view_of(message: Message, most: int) -> str:
 
 def note_of(message: Message, received_at: str, number: int, wanted: int) -> str:
     """The note of a marker: source, position, time, and a short view of the body."""
-    where = f"{message.source} {shown(message.stream, 200)} {shown(message.position, 200)}"
     when = message.timestamp.isoformat(timespec="milliseconds") if message.timestamp else received_at
-    count = f" ({number} of {wanted})" if wanted > 1 else ""
+    place = place_note(message.source, message.stream, message.position, when, number, wanted)
     body = "(no body)" if message.body is None else shown(view_of(message, _VIEW + 1))
-    return f"{where}{count}, {when}\n{body}"[:NOTE_LIMIT]
+    return f"{place}\n{body}"[:NOTE_LIMIT]
+
+
+def place_note(source: str, stream: str, position: str, when: str, number: int, wanted: int) -> str:
+    """The note's first line; all there is of a note when the message itself is not at hand."""
+    count = f" ({number} of {wanted})" if wanted > 1 else ""
+    return f"{source} {shown(stream, 200)} {shown(position, 200)}{count}, {when}"[:NOTE_LIMIT]

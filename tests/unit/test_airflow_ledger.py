@@ -199,6 +199,7 @@ async def test_what_is_complete_but_not_marked_is_marked(world: World) -> None:
     async with world.book() as book:
         assert await record(book, arrival("shifts", wanted=2)) == {"shifts": ["a", "b"]}
     assert world.marker("shifts").state == "success"
+    assert world.marker("shifts").note == "sqs stock pos b (2 of 2), t"
 
 
 async def test_a_recording_that_was_cut_off_between_payload_and_facts(world: World) -> None:
