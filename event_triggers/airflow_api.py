@@ -6,9 +6,14 @@ Invariants:
   thirty at once were seen to exhaust the API server's database pool.
 * A call returns what Airflow answers or raises :class:`~event_triggers.errors.AirflowApiError` for a refusal that
   repeating cannot mend. No answer, 429 and 5xx are repeated with growing pauses for as long as the caller waits.
+* A request that is answered 500 again and again, while others are answered well, is one that Airflow cannot stand: it
+  raises, so that it does not hold up what waits behind it. While Airflow is away for everybody, nothing is blamed.
+* Whether a request that got no answer was carried out is not known. It is sent again: every request of this package
+  has the same effect twice as once, or is answered 409 the second time.
 * Tokens and passwords are in no error, log line or ``repr``.
 
-A restart forgets the token and asks for a new one.
+A restart forgets the token and asks for a new one. After a restart of Airflow's, a token that the API server does not
+know any more (its secret has changed) is replaced like one that has expired.
 """
 
 from __future__ import annotations
@@ -17,118 +22,50 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
+from event_triggers.api_settings import DEFAULT_CONN_ID, ApiSettings
 from event_triggers.backoff import Backoff
 from event_triggers.clock import Clock, SystemClock
-from event_triggers.errors import AirflowApiError, ConfigurationError, ConnectionMissingError
-from event_triggers.sources.base import BrokerConnection
+from event_triggers.errors import AirflowApiError, ConfigurationError
+from event_triggers.text import shown
 
-__all__ = ["DEFAULT_CONN_ID", "MOST_IN_FLIGHT", "AirflowApi", "ApiSettings", "find_settings", "path_of"]
+__all__ = ["MOST_IN_FLIGHT", "AirflowApi", "ApiSettings", "path_of"]
 
-log = logging.getLogger(__name__)
-
-DEFAULT_CONN_ID = "airflow_api_default"
 MOST_IN_FLIGHT = 4
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0, pool=None)
 _LONGEST_PAUSE = 60.0
 """Seconds beyond which a server's ``Retry-After`` is not believed."""
 _REPEATED = frozenset({429, 500, 502, 503, 504})
-
-
-@dataclass(frozen=True)
-class ApiSettings:
-    """Where Airflow's API server is, and as whom to speak to it.
-
-    :param base_url: without ``/api/v2``, for example ``https://airflow.example.com``.
-    :param login: with ``password``, exchanged for a token at ``/auth/token``.
-    :param token: a ready-made token; it is used as it is.
-    :param verify: whether to verify the server's certificate, or a path of a CA bundle.
-    :param origin: where these settings come from, for messages.
-    """
-
-    base_url: str
-    login: str | None = None
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-    verify: bool | str = True
-    origin: str = ""
-
-
-async def find_settings(
-    lookup: Callable[[str], Awaitable[BrokerConnection]],
-    *,
-    conn_id: str = DEFAULT_CONN_ID,
-    fallback_url: str | None = None,
-) -> ApiSettings:
-    """The settings of the connection ``conn_id``; without such a connection, Airflow's own address and no credentials.
-
-    :param fallback_url: the address of the API server by Airflow's configuration.
-    :raises ConfigurationError: when there is neither.
-    """
-    try:
-        connection = await lookup(conn_id)
-    except ConnectionMissingError:
-        if conn_id != DEFAULT_CONN_ID or not fallback_url:
-            raise
-        return ApiSettings(fallback_url.rstrip("/"), origin="Airflow's configuration")
-    return _settings_of(connection, fallback_url)
-
-
-def _settings_of(connection: BrokerConnection, fallback_url: str | None) -> ApiSettings:
-    known = {"token", "verify", "base_path"}
-    unknown = sorted(set(connection.extra) - known)
-    if unknown:
-        raise ConfigurationError(
-            f"the connection {connection.conn_id!r} has unknown extra keys {unknown}; known are {sorted(known)}"
-        )
-    if connection.host:
-        base_url = _url_of(connection)
-    elif fallback_url:
-        base_url = fallback_url
-    else:
-        raise ConfigurationError(f"the connection {connection.conn_id!r} names no host")
-    token = connection.extra.get("token")
-    if token is not None and not (isinstance(token, str) and token.strip().isascii() and token.strip().isprintable()):
-        raise ConfigurationError(
-            f"the token in the extra of the connection {connection.conn_id!r} is no text of a token"
-        )
-    verify = connection.extra.get("verify", True)
-    if verify is False:
-        log.warning("the connection %r turns the verification of TLS certificates off", connection.conn_id)
-    return ApiSettings(
-        base_url=base_url.rstrip("/") + str(connection.extra.get("base_path", "")).rstrip("/"),
-        login=connection.login,
-        password=connection.password,
-        token=token.strip() if token else None,
-        verify=verify,
-        origin=f"the connection {connection.conn_id!r}",
-    )
-
-
-def _url_of(connection: BrokerConnection) -> str:
-    scheme, _, place = (connection.host or "").rpartition("://")
-    scheme = (scheme or connection.schema or "http").lower()
-    host, slash, path = place.partition("/")
-    if scheme not in ("http", "https") or "@" in host or not host:
-        raise ConfigurationError(
-            f"the host of the connection {connection.conn_id!r} must be the name of Airflow's API server, with http:// "
-            f"or https:// before it or in the schema, and without a user"
-        )
-    if host.count(":") > 1 and not host.startswith("["):
-        host = f"[{host}]"
-    port = f":{connection.port}" if connection.port else ""
-    return f"{scheme}://{host}{port}{slash}{path}"
+_MOST_ERRORS = 5
+"""How often in a row the same request may be answered 500 before it is blamed itself, ..."""
+_MOST_ERRORS_AMONG_ANSWERS = 3
+"""... and how often of these while Airflow has answered another request since the time before."""
+_MOST_REMEMBERED = 1000
 
 
 def path_of(*parts: str) -> str:
     """A path below ``/api/v2`` whose parts are quoted, so that run ids with ``+`` or ``/`` stay one part."""
     return "/api/v2/" + "/".join(quote(part, safe="~") for part in parts)
+
+
+@dataclass(slots=True)
+class _Failing:
+    """A request that Airflow answers 500."""
+
+    errors: int = 0
+    among_answers: int = 0
+    answers: int = 0
+    """How many requests Airflow had answered by the last time."""
+
+
+_VERSION = path_of("version")
+"""Airflow answers this even without a database."""
 
 
 class AirflowApi:
@@ -160,6 +97,9 @@ class AirflowApi:
         self._renewing = asyncio.Lock()
         self._troubled: dict[Backoff, str] = {}
         self._listeners: dict[Callable[[int, str], None], None] = {}
+        self._answers = 0
+        """How many requests Airflow has answered for which it needs its database."""
+        self._failing: dict[tuple[str, str], _Failing] = {}
 
     async def __aenter__(self) -> AirflowApi:
         return self
@@ -192,7 +132,8 @@ class AirflowApi:
 
         Waits, for as long as it takes, while Airflow is away or overloaded.
 
-        :raises AirflowApiError: when Airflow refuses; its text says what to grant or to configure.
+        :raises AirflowApiError: when Airflow refuses; its text says what to grant or to configure. Its status is 500
+            when Airflow fails over this request and no other.
         """
         backoff = _backoff()
         renewed = False
@@ -201,16 +142,32 @@ class AirflowApi:
                 token = self._token or await self._renew(None)
                 answer = await self._send(method, path, token=token, json=json, params=params)
                 if isinstance(answer, httpx.Response):
-                    if answer.status_code == 401 and not renewed:
+                    if _refuses_token(answer) and not renewed:
                         renewed = True
                         await self._renew(token)
                         continue
-                    if answer.status_code not in _REPEATED:
+                    if answer.status_code not in _REPEATED or self._is_to_blame(method, path, answer):
+                        self._count_answer(method, path, answer)
                         self._answered(backoff)
                         return self._document(method, path, answer)
                 await self._wait(backoff, answer)
+                renewed = False  # the new token may have expired meanwhile, too
         finally:
             self._troubled.pop(backoff, None)
+
+    def _is_to_blame(self, method: str, path: str, answer: httpx.Response) -> bool:
+        """Whether it is this request that Airflow cannot stand."""
+        if answer.status_code != httpx.codes.INTERNAL_SERVER_ERROR:
+            return False  # such an answer is about the server, whatever it was asked
+        failing = self._failing.setdefault((method, path), _Failing(answers=self._answers))
+        if len(self._failing) > _MOST_REMEMBERED:
+            del self._failing[next(iter(self._failing))]
+        among_answers = failing.answers < self._answers
+        failing.errors += 1
+        failing.among_answers += among_answers
+        failing.answers = self._answers
+        enough = failing.errors >= _MOST_ERRORS and failing.among_answers >= _MOST_ERRORS_AMONG_ANSWERS
+        return among_answers and enough
 
     async def _send(
         self, method: str, path: str, *, token: str | None = None, **content: Any
@@ -221,6 +178,13 @@ class AirflowApi:
                 return await self._client.request(method, path, headers=headers, **content)
             except httpx.RequestError as error:
                 return error
+
+    def _count_answer(self, method: str, path: str, answer: httpx.Response) -> None:
+        if answer.status_code in _REPEATED:
+            return
+        self._failing.pop((method, path), None)
+        if path != _VERSION:
+            self._answers += 1
 
     def _document(self, method: str, path: str, answer: httpx.Response) -> Any:
         if answer.status_code >= 300:
@@ -307,16 +271,20 @@ class AirflowApi:
         status = answer.status_code
         if answer.is_redirect:
             return self._redirected(answer)
-        try:
-            detail = answer.json().get("detail", "")
-        except (ValueError, AttributeError):
+        detail = _detail_of(answer)
+        if detail is None:
+            if status == httpx.codes.NOT_FOUND:
+                # Not Airflow, but what stands before it: nothing is missing in Airflow because of that.
+                return self._not_airflow(f"{method} {path}", answer, status=None)
             detail = answer.text[:200]
         who = f"user {self.settings.login!r}" if self.settings.login else f"the token of {self.settings.origin}"
         advice = {
             401: f"; {who} is not accepted: correct the credentials",
             403: f"; grant {who} to read and edit task instances and to create and edit XComs of this DAG",
+            500: f"; it did so {_MOST_ERRORS} times or more while it answered others: look into the API server's log",
         }.get(status, "")
-        return AirflowApiError(f"Airflow answered {status} to {method} {path}: {detail}{advice}", status=status)
+        text = f"Airflow answered {status} to {method} {path}: {shown(str(detail), 1000)}{advice}"
+        return AirflowApiError(text, status=status)
 
     def _redirected(self, answer: httpx.Response) -> AirflowApiError:
         where = answer.headers.get("location", "elsewhere").partition("?")[0]
@@ -326,17 +294,32 @@ class AirflowApi:
             status=answer.status_code,
         )
 
-    def _not_airflow(self, what: str, answer: httpx.Response) -> AirflowApiError:
+    def _not_airflow(self, what: str, answer: httpx.Response, *, status: int | None = None) -> AirflowApiError:
         kind = answer.headers.get("content-type", "nothing readable")
         return AirflowApiError(
-            f"{self.settings.base_url} answered {what} with {kind}, not as Airflow does; is this address (from "
-            f"{self.settings.origin}) really Airflow's API server?",
-            status=answer.status_code,
+            f"{self.settings.base_url} answered {answer.status_code} to {what} with {kind}, not as Airflow does; "
+            f"is this address (from {self.settings.origin}) really Airflow's API server?",
+            status=status,
         )
 
 
 def _backoff() -> Backoff:
     return Backoff(first=0.2, most=15.0)
+
+
+def _detail_of(answer: httpx.Response) -> Any:
+    """What Airflow says about a refusal; ``None`` when this is not how Airflow says it."""
+    try:
+        return answer.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _refuses_token(answer: httpx.Response) -> bool:
+    """Whether another token may help: this one has expired (401), or is not one of this server's (403)."""
+    if answer.status_code == httpx.codes.FORBIDDEN:
+        return "token" in str(_detail_of(answer)).lower()
+    return answer.status_code == httpx.codes.UNAUTHORIZED
 
 
 def _retry_after(answer: httpx.Response) -> float:

@@ -26,6 +26,8 @@ from event_triggers.clock import Clock
 from event_triggers.errors import AirflowApiError
 from event_triggers.ledger import Arrival, Book, GroupRef, Received, as_text, facts_of, held_by, merged, over_round
 from event_triggers.marking import Mark, MarkingLine
+from event_triggers.notes import place_note
+from event_triggers.text import shown
 from event_triggers.xcoms import MarkerKey, XComs
 
 __all__ = ["ASK_AGAIN", "END_STATES", "FACTS_KEY", "PAYLOAD_KEY", "AirflowBook", "Desk"]
@@ -38,6 +40,9 @@ PAYLOAD_KEY = "return_value"
 _KEPT = "candidate_"
 MARKER_OPERATOR = "EventMarker"
 _PAGE = 100
+_TOO_LARGE, _FAILED_OVER = 413, 500
+_PAYLOAD_REFUSED = (400, _TOO_LARGE, 422, _FAILED_OVER)
+"""How Airflow, or what stands before it, refuses a value for good; 500 when it fails over this request alone."""
 
 T = TypeVar("T")
 
@@ -166,7 +171,7 @@ class AirflowBook(Book):
         key = self.keys[arrival.event]
         async with self._desk.lock(key):
             now = await self._patiently(lambda: self._store(arrival))
-        note = arrival.messages[-1].note if arrival.messages else None
+        note = arrival.messages[-1].note if arrival.messages else _note_again(now, arrival.wanted)
         if len(now) >= arrival.wanted:
             await self._patiently(lambda: self._desk.marks.mark(Mark(key, note)))
             self._states[arrival.event] = "success"
@@ -201,16 +206,48 @@ class AirflowBook(Book):
 
     async def _write_payloads(self, arrival: Arrival, before: list[Any] | None, new: Sequence[Received]) -> bool:
         """Write what was there before and what is new; with ``None`` for before, only where nothing is yet."""
-        payloads = [one.payload for one in new]
         try:
-            return await self._try_payloads(arrival, before, payloads)
+            return await self._try_payloads(arrival, before, [one.payload for one in new])
         except AirflowApiError as error:
-            if error.status not in (400, 413, 422):
+            if error.status not in _PAYLOAD_REFUSED:
                 raise
-            # Airflow reserves some keys, and a proxy may limit sizes: the event has come all the same.
-            text = f"event {arrival.event}: the payload is not stored as it came, because {error}"
-            self._say(text, level=logging.WARNING)
-            return await self._try_payloads(arrival, before, [_refused(payload, error) for payload in payloads])
+        # One by one, since Airflow does not say over which of them: the others stay as they came.
+        written, first = list(before or ()), before is None
+        for one in new:
+            if not await self._write_payload(arrival, written, one, first):
+                return False
+            first = False
+        return True
+
+    async def _write_payload(self, arrival: Arrival, written: list[Any], one: Received, first: bool) -> bool:
+        """Add one payload to those that are written, in the first form that is not refused.
+
+        Airflow reserves some keys, its database may refuse a value, a proxy may limit sizes. The event has come all the
+        same: what is refused as it came is stored as text, and what is refused as text is left out.
+        """
+        payload, forms = one.payload, [_in_text, _left_out]
+        while True:
+            try:
+                stored = await self._try_payloads(arrival, None if first else written, [payload])
+            except AirflowApiError as error:
+                if error.status not in _PAYLOAD_REFUSED or not forms:
+                    raise
+                # Text is longer still, so it does not help what is too large.
+                form = forms.pop(0) if error.status != _TOO_LARGE else forms.pop()
+                if form is _left_out:
+                    forms.clear()
+                self._say_refused(arrival.event, one, form is _left_out, error)
+                payload = form(one, str(error))
+            else:
+                written.append(payload)
+                return stored
+
+    def _say_refused(self, event: str, one: Received, left_out: bool, error: AirflowApiError) -> None:
+        what = "left out" if left_out else "stored as text, not as it came"
+        where = f"{one.source} {shown(one.stream)} {shown(one.position)}"
+        loud = left_out or error.status == _FAILED_OVER
+        text = f"event {event}: the payload of {where} is {what}, because {error}"
+        self._say(text, level=logging.ERROR if loud else logging.WARNING)
 
     async def _try_payloads(self, arrival: Arrival, before: list[Any] | None, new: list[Any]) -> bool:
         key = self.keys[arrival.event]
@@ -277,6 +314,17 @@ class AirflowBook(Book):
             self._tell(level, text)
 
 
-def _refused(payload: Any, error: AirflowApiError) -> dict[str, str]:
-    # Text is longer still, so what is too large is left out.
-    return {"refused": str(error)[:500]} if error.status == 413 else as_text(payload, str(error))
+def _note_again(held: Sequence[Received], wanted: int) -> str | None:
+    """The note of a marker whose last messages were recorded by a wait that ended before it could mark."""
+    if not held:
+        return None
+    last = held[-1]
+    return place_note(last.source, last.stream, last.position, last.timestamp or last.received_at, len(held), wanted)
+
+
+def _in_text(one: Received, reason: str) -> dict[str, Any]:
+    return as_text(one.payload, reason)
+
+
+def _left_out(one: Received, reason: str) -> dict[str, Any]:
+    return {"refused": reason[:500], "source": one.source, "stream": one.stream, "position": one.position}

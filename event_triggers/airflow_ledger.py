@@ -27,11 +27,12 @@ from event_triggers.clock import Clock, SystemClock
 from event_triggers.errors import AirflowApiError, ConfigurationError
 from event_triggers.ledger import Book, GroupRef, Ledger
 from event_triggers.marking import WORKERS, MarkingLine
+from event_triggers.text import plain_logger
 from event_triggers.xcoms import XComs
 
 __all__ = ["LOOK_EVERY", "AirflowLedger"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 LOOK_EVERY = 10.0
 """Seconds between two looks at what people have marked by hand."""
@@ -187,10 +188,11 @@ class _Session:
         try:
             rows = await self.desk.markers("~", "~", updated_at_gte=since.isoformat(), state=list(END_STATES))
         except AirflowApiError as error:
-            if error.status not in (403, 404):
+            if error.status not in (403, 404, 500):
                 raise
-            log.info("this user may not look at all DAGs at once (%s); each run is asked for", error)
-            self._together = False
+            if error.status != 500:
+                log.info("this user may not look at all DAGs at once (%s); each run is asked for", error)
+                self._together = False
             await self._look_apart()
             return
         states = {(r["dag_id"], r["dag_run_id"], r["task_id"], r["map_index"]): r["state"] for r in rows}

@@ -23,6 +23,7 @@ import anyio
 
 from event_triggers.errors import EventTriggersError
 from event_triggers.message import Message
+from event_triggers.text import shown, text_of
 
 __all__ = ["CALLABLE_TIMEOUT", "CallableError", "Callables", "MatchCallable"]
 
@@ -118,4 +119,4 @@ class _Call:
                 return CallableError("is an async function; make it a plain one")
             return bool(verdict)
         except BaseException as error:
-            return CallableError(f"raised {type(error).__name__}: {error}")
+            return CallableError(f"raised {type(error).__name__}: {shown(text_of(error))}")

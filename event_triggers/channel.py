@@ -46,11 +46,12 @@ from event_triggers.message import Message
 from event_triggers.replay import Replays, Round, now_live
 from event_triggers.sources.base import LogStream, Opening, Source, Stream
 from event_triggers.subscription import Answer, Delivery, Entry, Handout, Interest, Subscription
+from event_triggers.text import plain_logger
 from event_triggers.watching import Watching
 
 __all__ = ["Channel", "ChannelStatistics", "root_cause"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 _RECENT = 300
 """Up to how many seconds ago is the recent past, which is read apart from what is older."""
@@ -356,6 +357,10 @@ class Channel:
             while True:
                 await self._wait_until_wanted()
                 batch = deque(await next_batch(batches, self.source))
+                if self._position is not None:
+                    # The stream is past the beginning of a new partition before anything of it is dispatched.
+                    for message in batch:
+                        self._position.setdefault(message.partition, message.offset)
                 backoff.reset()
                 try:
                     while batch:

@@ -14,7 +14,6 @@ Invariants:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -22,16 +21,16 @@ from typing import Any
 
 from event_triggers.correlation import NoValueError, same, value_of
 from event_triggers.ledger import Received
-from event_triggers.notes import shown
 from event_triggers.progress import EventProgress
 from event_triggers.recording import Recorder
 from event_triggers.selection import Candidate, Selection
 from event_triggers.subscription import Delivery, Subscription
 from event_triggers.terms import Terms
+from event_triggers.text import plain_logger, shown
 
 __all__ = ["Chooser"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 _COMPLAINTS_SHOWN = 20
 
@@ -136,12 +135,13 @@ class Chooser(Recorder):
     def _add(self, candidate: Candidate) -> None:
         for gone in self._selection.add(candidate):
             item: _Item = gone.item
-            log.error(
-                "event %s: too many messages wait for others to go with; the oldest, %s %s, is let go",
-                gone.event,
-                shown(item.received.stream),
-                shown(item.received.position),
-            )
+            if gone is not candidate:
+                log.error(
+                    "event %s: too many messages wait for others to go with; the oldest, %s %s, is let go",
+                    gone.event,
+                    shown(item.received.stream),
+                    shown(item.received.position),
+                )
             if item.delivery is not None:
                 item.delivery.decline()
 

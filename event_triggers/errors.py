@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from event_triggers.text import one_line
+
 __all__ = [
     "AirflowApiError",
     "ConfigurationError",
@@ -15,7 +17,13 @@ __all__ = [
 
 
 class EventTriggersError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Root of every error this package raises on purpose.
+
+    Its text is one line of printable characters, whatever a broker or a message has put into it.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(one_line(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InvalidEventError(EventTriggersError, ValueError):

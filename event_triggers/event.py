@@ -27,7 +27,7 @@ class Event:
     """One awaited event of a group.
 
     Strings anywhere inside (topic, match values, ``since``, ``until``) may hold Jinja templates; they are rendered when
-    the wait starts.
+    the wait starts, once. The path of a callable may not: what runs in the triggerer is the choice of the DAG's author.
 
     :param source: where its messages come from.
     :param match: which messages count. A mapping is an event pattern over the JSON body (see
@@ -80,7 +80,12 @@ class Event:
         if match is None:
             return
         if isinstance(match, str):
-            if not _templated(match) and not ("." in match and all(part.isidentifier() for part in match.split("."))):
+            if _templated(match):
+                raise InvalidEventError(
+                    f"match={match!r}: the path of a callable cannot be a template, or whoever fills it in would "
+                    f"choose what runs in the triggerer; write the path itself"
+                )
+            if not ("." in match and all(part.isidentifier() for part in match.split("."))):
                 raise InvalidEventError(
                     f"match={match!r} is no dotted path of a callable, such as 'my_package.my_module.my_function'"
                 )
@@ -151,8 +156,12 @@ class Event:
 
         :raises InvalidEventError: naming the event.
         """
+        data = self.serialize()
+        kind = data["source"].get("type")
+        if not isinstance(kind, str) or _templated(kind):
+            raise InvalidEventError(f"event {name!r}: its source's type must be the path of a class, got {kind!r}")
         try:
-            json.dumps(self.serialize(), default=_allow_references, allow_nan=False)
+            json.dumps(data, default=_allow_references, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InvalidEventError(
                 f"event {name!r} cannot be sent to the triggerer, because something in it is not JSON: {error}"

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -30,10 +29,11 @@ from event_triggers.clock import Clock, SystemClock
 from event_triggers.matching import check_pattern
 from event_triggers.sources.base import BrokerConnection, Opening, Source
 from event_triggers.subscription import Answer, Interest, Subscription
+from event_triggers.text import plain_logger
 
 __all__ = ["Hub", "HubStatistics"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 _LEAVE_WITHIN = 20.0
 """Seconds that leaving (last acknowledgements, disconnecting) or removing a session may take."""

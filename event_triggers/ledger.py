@@ -34,7 +34,8 @@ import msgspec
 
 from event_triggers.clock import parse_datetime
 from event_triggers.message import UNDECODABLE, Message
-from event_triggers.notes import shown
+from event_triggers.notes import view_of
+from event_triggers.text import shown, storable
 
 __all__ = [
     "Arrival",
@@ -86,6 +87,13 @@ class Received:
     note: str = ""
     value: Any = None
     """In a group whose messages must agree on a value: this one's."""
+
+    def __post_init__(self) -> None:
+        # Facts are what a wait lives by: no stream may hold a character over which the database refuses them.
+        for name in ("stream", "position", "id"):
+            text = getattr(self, name)
+            if isinstance(text, str) and not text.isprintable():
+                object.__setattr__(self, name, storable(text))
 
     def facts(self) -> dict[str, Any]:
         """What the sensor's XCom says of it."""
@@ -155,19 +163,26 @@ def payload_of(message: Message, limit: int = DEFAULT_PAYLOAD_LIMIT) -> Any:
     payload = message.payload
     size = len(message.body or b"")
     # Escaping can make JSON up to six times longer than the body, so only small bodies are surely small.
-    if size * 6 > limit and (size > limit or len(msgspec.json.encode(payload)) > limit):
+    if size * 6 > limit and (size > limit or _size_stored(payload, size) > limit):
         return {
             "truncated": True,
             "size": size,
             "source": message.source,
-            "stream": message.stream,
-            "position": message.position,
-            "view": shown(message.text[:_VIEW], _VIEW),
+            "stream": storable(message.stream),
+            "position": storable(message.position),
+            "view": shown(view_of(message, _VIEW + 1), _VIEW),
         }
     if message.body is not None and _suspicious(message.body) and not _storable(payload):
         is_json = message.document is not UNDECODABLE
         return _text(message.text if is_json else msgspec.json.encode(payload).decode(), "it cannot be stored as JSON")
     return payload
+
+
+def _size_stored(payload: Any, size: int) -> int:
+    try:
+        return len(msgspec.json.encode(payload))
+    except RecursionError:
+        return size  # so deep that it is stored as the text that it came as
 
 
 def as_text(payload: Any, reason: str) -> dict[str, str]:

@@ -5,14 +5,13 @@ Flow: ``mark`` puts a mark into the line and waits; a few workers take from the 
 line adds no delay, and a busy one fills its requests by itself.
 
 Airflow's bulk route stops at the first mark it refuses, saying which only in prose, so a request with any refusal is
-repeated mark by mark. "Already in that state" is success. A mark still in the line at a restart is made again by its
-group.
+repeated mark by mark. A conflict (409) with a marker that is in that state already is success. A mark still in the line
+at a restart is made again by its group.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from typing import Any, NamedTuple
 
 from event_triggers.airflow_api import AirflowApi, path_of
 from event_triggers.errors import AirflowApiError
+from event_triggers.text import plain_logger
 from event_triggers.xcoms import MarkerKey
 
 __all__ = ["MOST_PER_REQUEST", "WORKERS", "Mark", "MarkingLine"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 MOST_PER_REQUEST = 20
 """More marks a request gain nothing, and hold the API server's worker for seconds."""
@@ -129,7 +129,8 @@ class MarkingLine:
         try:
             await self._api.call("PATCH", mark.key.instance, json=mark.change)
         except AirflowApiError as error:
-            if error.status != 409:
+            # Airflow says 409, too, when somebody else writes a note at the same time, and then undoes our mark.
+            if error.status != 409 or (await self._api.call("GET", mark.key.instance))["state"] != "success":
                 raise
 
     async def _send_together(self, marks: Sequence[Mark]) -> bool:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from event_triggers.message import Message
+from event_triggers.text import shown
 
-__all__ = ["NOTE_LIMIT", "note_of", "shown"]
+__all__ = ["NOTE_LIMIT", "note_of", "place_note", "shown", "view_of"]
 
 NOTE_LIMIT = 1000
 """Airflow's own limit for a note, in characters."""
 _VIEW = 400
 
 
-def shown(text: str, limit: int = _VIEW) -> str:
-    """``text`` on one line, without control or bidirectional characters, no longer than ``limit``."""
-    safe = "".join(char if char.isprintable() else _escape(char) for char in text[: limit + 1])
-    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
-
-
-def _escape(char: str) -> str:
-    return " " if char in "\n\r\t" else f"\\u{ord(char):04x}"
+def view_of(message: Message, most: int) -> str:
+    """The first ``most`` characters of the body, without decoding all of a large one."""
+    return (message.body or b"")[: most * 4].decode("utf-8", errors="backslashreplace")[:most]
 
 
 def note_of(message: Message, received_at: str, number: int, wanted: int) -> str:
     """The note of a marker: source, position, time, and a short view of the body."""
-    where = f"{message.source} {shown(message.stream, 200)} {shown(message.position, 200)}"
     when = message.timestamp.isoformat(timespec="milliseconds") if message.timestamp else received_at
+    place = place_note(message.source, message.stream, message.position, when, number, wanted)
+    body = "(no body)" if message.body is None else shown(view_of(message, _VIEW + 1))
+    return f"{place}\n{body}"[:NOTE_LIMIT]
+
+
+def place_note(source: str, stream: str, position: str, when: str, number: int, wanted: int) -> str:
+    """The note's first line; all there is of a note when the message itself is not at hand."""
     count = f" ({number} of {wanted})" if wanted > 1 else ""
-    body = "(no body)" if message.body is None else shown(message.text[: _VIEW * 2])
-    return f"{where}{count}, {when}\n{body}"[:NOTE_LIMIT]
+    return f"{source} {shown(stream, 200)} {shown(position, 200)}{count}, {when}"[:NOTE_LIMIT]

@@ -12,6 +12,7 @@ from typing import Any
 from event_triggers.condition import Condition
 from event_triggers.event import Event
 from event_triggers.ledger import Received
+from event_triggers.text import storable
 
 __all__ = ["EventProgress", "GroupProgress"]
 
@@ -53,6 +54,7 @@ class EventProgress:
 
     def holds(self, identity: str) -> bool:
         """Whether the message of this id is among those received."""
+        identity = storable(identity)
         return any(one.id == identity for one in self.received)
 
     def describe(self) -> str:

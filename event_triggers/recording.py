@@ -10,19 +10,19 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from event_triggers.clock import Clock
 from event_triggers.ledger import Arrival, Book, Received, payload_of
 from event_triggers.message import Message
-from event_triggers.notes import note_of, shown
+from event_triggers.notes import note_of
 from event_triggers.progress import EventProgress, GroupProgress
 from event_triggers.subscription import Delivery, Subscription
+from event_triggers.text import plain_logger, shown
 
 __all__ = ["Recorder"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 
 class Recorder:

@@ -11,8 +11,9 @@ from weakref import WeakKeyDictionary
 
 import anyio.to_thread
 
-from event_triggers.airflow_api import DEFAULT_CONN_ID, AirflowApi, ApiSettings, find_settings
+from event_triggers.airflow_api import AirflowApi
 from event_triggers.airflow_ledger import AirflowLedger
+from event_triggers.api_settings import DEFAULT_CONN_ID, ApiSettings, find_settings
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.connections import airflow_connection
 from event_triggers.errors import AirflowApiError, StreamError

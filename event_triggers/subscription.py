@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,10 +27,11 @@ from typing import Any, Protocol
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.message import Message
 from event_triggers.sources.base import Outcome, Source
+from event_triggers.text import plain_logger
 
 __all__ = ["Answer", "Delivery", "Entry", "Handout", "Interest", "Responder", "Subscription"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 
 class Answer(Enum):
@@ -133,16 +133,19 @@ class Handout:
 
     message: Message
     open: int = 0
-    accepted_by: set[str] = field(default_factory=set)
-    abandoned_by: set[str] = field(default_factory=set)
+    accepted_for: set[tuple[str, str]] = field(default_factory=set)
+    """The events, each with its group, that have recorded it."""
+    abandoned_for: set[tuple[str, str]] = field(default_factory=set)
+    """The events that were left before they could."""
 
     @property
     def outcome(self) -> Outcome:
         """How it ended, once nothing is open."""
-        # A group may be here twice for a moment, when it starts again; then it is enough that one has recorded it.
-        if self.abandoned_by - self.accepted_by:
+        # A group may be here twice for a moment, when it starts again; then it is enough that one has recorded it. But
+        # one of its events does not answer for another, which may have been handed the message later.
+        if self.abandoned_for - self.accepted_for:
             return Outcome.ABANDONED
-        return Outcome.ACCEPTED if self.accepted_by else Outcome.RELEASED
+        return Outcome.ACCEPTED if self.accepted_for else Outcome.RELEASED
 
 
 class Delivery:
@@ -177,10 +180,11 @@ class Delivery:
         if self._answered:
             return
         self._answered = True
+        events = ((self._subscription.group, event) for event in self.events)
         if answer is Answer.ACCEPTED:
-            self._handout.accepted_by.add(self._subscription.group)
+            self._handout.accepted_for.update(events)
         elif answer is Answer.ABANDONED:
-            self._handout.abandoned_by.add(self._subscription.group)
+            self._handout.abandoned_for.update(events)
         self._handout.open -= 1
         self._subscription.answered(self)
         self._responder.answered(self, self._handout)

@@ -11,7 +11,6 @@ harmless.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from event_triggers.event import Event
 from event_triggers.ledger import GroupRef
 from event_triggers.runtime import Runtime, current_runtime
 from event_triggers.terms import Terms, Timeline
+from event_triggers.text import plain_logger
 from event_triggers.verdict import Status, Verdict
 from event_triggers.wait import GroupWait
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventGroupTrigger"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 _ENDED = frozenset({"success", "failed", "skipped", "removed", "upstream_failed"})
 
@@ -105,6 +105,11 @@ class EventGroupTrigger(BaseTrigger):
         env = super().get_template_env(dag)
         env.undefined = jinja2.StrictUndefined
         return env
+
+    def render_template_fields(self, context: Any, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render what no worker has rendered. What one has, may hold text from messages, which is never a template."""
+        if self.started is None and self.deadline is None:
+            super().render_template_fields(context, jinja_env)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         runtime = current_runtime()

@@ -26,7 +26,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
@@ -45,11 +44,12 @@ from event_triggers.progress import EventProgress, GroupProgress
 from event_triggers.recording import Recorder
 from event_triggers.subscription import Interest, Subscription
 from event_triggers.terms import Terms, Timeline, since_of
+from event_triggers.text import plain_logger
 from event_triggers.verdict import Status, Verdict
 
 __all__ = ["FINISH_RECORDING", "FINISH_SETTLING", "GroupWait"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 FINISH_RECORDING = 30.0
 """Seconds past the deadline that reading and recording what came in time may take."""

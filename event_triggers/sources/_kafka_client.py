@@ -37,10 +37,11 @@ from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.sources._kafka_config import KafkaSettings
 from event_triggers.sources._kafka_metadata import TopicsRequest, TopicState, read_topics
 from event_triggers.sources._kafka_security import Tokens, tls_context
+from event_triggers.text import plain_logger
 
 __all__ = ["KafkaClient", "OffsetsGone", "Partition", "connect"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 Partition = tuple[str, int]
 """Topic and number; aiokafka's ``TopicPartition`` is one too."""

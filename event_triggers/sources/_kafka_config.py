@@ -5,7 +5,6 @@ The extra of such a connection holds librdkafka's keys. Nothing here opens a fil
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +12,11 @@ from typing import Any, Final
 
 from event_triggers.sources._kafka_keys import Extra
 from event_triggers.sources.base import BrokerConnection
+from event_triggers.text import plain_logger
 
 __all__ = ["ISOLATION_LEVELS", "KafkaSettings", "TlsSettings", "TokenSettings", "read_settings"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 ISOLATION_LEVELS: Final = ("read_committed", "read_uncommitted")
 
@@ -290,6 +290,12 @@ def _tls(extra: Extra) -> TlsSettings:
             extra.connection.conn_id,
         )
     identify = extra.choice("ssl.endpoint.identification.algorithm", ("none", "https")) or "https"
+    if verify is not False and identify == "none":
+        log.warning(
+            "kafka connection %r: ssl.endpoint.identification.algorithm is none, so whoever has any certificate of a "
+            "trusted authority can pose as the broker",
+            extra.connection.conn_id,
+        )
     read: Callable[[str], str | None] = extra.text
     location = read("ssl.ca.location")
     return TlsSettings(

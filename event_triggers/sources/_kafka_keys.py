@@ -8,15 +8,15 @@ itself), or *refused* (ignoring it could connect otherwise than was asked for). 
 from __future__ import annotations
 
 import difflib
-import logging
 from typing import Final
 
 from event_triggers.errors import ConfigurationError
 from event_triggers.sources.base import BrokerConnection
+from event_triggers.text import plain_logger
 
 __all__ = ["IGNORED", "READ", "REFUSED", "Extra"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 
 def _names(text: str) -> frozenset[str]:

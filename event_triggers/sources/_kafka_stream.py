@@ -20,7 +20,6 @@ Nothing is kept at the broker. After a restart the hub opens the stream at a pos
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple
@@ -30,10 +29,11 @@ from event_triggers.errors import StreamError
 from event_triggers.message import Message
 from event_triggers.sources._kafka_client import KafkaClient, OffsetsGone, Partition
 from event_triggers.sources.base import LogStream, Position
+from event_triggers.text import plain_logger
 
 __all__ = ["KafkaStream"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 _BATCH: Final = 500
 _WAIT: Final = 0.5

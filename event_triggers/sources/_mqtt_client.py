@@ -14,15 +14,18 @@ from __future__ import annotations
 import importlib.metadata
 import socket
 import ssl
+import struct
 from typing import Any
 
 import aiomqtt
 import paho.mqtt.client as paho
+from paho.mqtt import MQTTException
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from event_triggers.errors import ConfigurationError
+from event_triggers.sources._mqtt_packet import mended
 from event_triggers.sources._mqtt_settings import MqttSettings
 
 __all__ = ["REACHED", "LateClient", "check_reach", "make_client"]
@@ -41,6 +44,10 @@ REACHED = {
     aiomqtt.Client: ("_on_connect", "_on_disconnect", "_on_message"),
 }
 """The methods that are used although their names begin with an underscore."""
+
+
+_UNREADABLE = (MQTTException, ValueError, IndexError, KeyError, struct.error)
+"""What paho raises over a packet that it cannot read."""
 
 
 class LateClient(paho.Client):
@@ -89,12 +96,25 @@ class LateClient(paho.Client):
 
     def _handle_publish(self) -> MQTTErrorCode:
         self._withheld.clear()
-        result = super()._handle_publish()
+        try:
+            result = super()._handle_publish()
+        except _UNREADABLE as error:
+            # The packet is read before anything is done about it, so this is the first time that something is.
+            self._in_packet["packet"] = self._mended(error)
+            result = super()._handle_publish()
         for mid in self._withheld:
             # QoS 2: paho keeps it back until PUBREL, which only comes after our PUBREC. We hand it over now, and
             # take it out, so that PUBREL is merely answered with PUBCOMP.
             self._handle_on_message(self._in_messages.pop(mid))
         return result
+
+    def _mended(self, error: Exception) -> bytearray:
+        if self._protocol != paho.MQTTv5:
+            raise error
+        try:
+            return bytearray(mended(bytes(self._in_packet["packet"]), (self._in_packet["command"] & 0x06) >> 1))
+        except ValueError:
+            raise error from None
 
     def answer(self, mid: int, qos: int) -> None:
         """Send what was withheld: PUBACK, or at QoS 2 PUBREC."""

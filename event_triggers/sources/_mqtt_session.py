@@ -14,7 +14,6 @@ A connection is used once. A broken one sets :attr:`Session.ended` and stays bro
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -32,10 +31,11 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.sources._mqtt_client import LateClient, check_reach, make_client
 from event_triggers.sources._mqtt_settings import MqttSettings
+from event_triggers.text import plain_logger
 
 __all__ = ["Session", "connect"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,6 @@ import base64
 import difflib
 import hashlib
 import json
-import logging
 import os
 import re
 import secrets
@@ -22,10 +21,11 @@ from typing import Any
 
 from event_triggers.errors import ConfigurationError
 from event_triggers.sources.base import BrokerConnection
+from event_triggers.text import plain_logger
 
 __all__ = ["OPTIONS", "MqttSettings", "make_tls_context", "read_settings"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 _MOST_SECONDS = 0xFFFF_FFFF
 _ID_CHARACTERS = 20

@@ -32,6 +32,7 @@ from event_triggers.message import Message
 from event_triggers.sources._mqtt_identity import Incoming, SessionMemory, Verdict
 from event_triggers.sources._mqtt_topics import matches
 from event_triggers.sources.base import Outcome, Settlement, Source, Stream
+from event_triggers.text import plain_logger
 
 if TYPE_CHECKING:
     from event_triggers.sources._mqtt_session import Session
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MqttStream", "Receipt"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 _BATCH = 256
 _MOST_HELD = 10_000

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -32,6 +31,7 @@ from event_triggers.errors import (
 )
 from event_triggers.sources._sqs_wire import advice, region_of, said
 from event_triggers.sources.base import BrokerConnection, Opening
+from event_triggers.text import plain_logger
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["connect", "translated"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 _DEFAULT_CONN_ID = "aws_default"
 _CLOSE_SECONDS = 2.0
@@ -68,6 +68,8 @@ async def connect(
     """
     connection = await _lookup(conn_id, opening)
     region = region or region_of(queue)
+    if connection is not None and connection.extra.get("verify") is False:
+        log.warning("aws connection %r: verify is false, so anybody on the way can pose as SQS", connection.conn_id)
     try:
         maker = await anyio.to_thread.run_sync(_maker, conn_id, connection, region, abandon_on_cancel=True)
         context = maker()

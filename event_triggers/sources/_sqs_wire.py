@@ -73,10 +73,10 @@ def to_message(raw: Mapping[str, Any], *, stream: str, now: float) -> Message:
     """Read one message of a ``ReceiveMessage`` answer, received at ``now``."""
     # Servers other than AWS send an attribute that a message does not have as null.
     system = {name: str(value) for name, value in (raw.get("Attributes") or {}).items() if value is not None}
-    headers = [(name, system[name].encode()) for name in _HEADER_ATTRIBUTES if system.get(name)]
+    headers = [(name, _bytes(system[name])) for name in _HEADER_ATTRIBUTES if system.get(name)]
     for name, attribute in (raw.get("MessageAttributes") or {}).items():
         value = attribute.get("BinaryValue")
-        headers.append((name, value if value is not None else (attribute.get("StringValue") or "").encode()))
+        headers.append((name, value if value is not None else _bytes(attribute.get("StringValue") or "")))
     sent = system.get("SentTimestamp")
     attempt = int(system.get("ApproximateReceiveCount", 1))
     message_id = raw["MessageId"]
@@ -86,13 +86,18 @@ def to_message(raw: Mapping[str, Any], *, stream: str, now: float) -> Message:
         stream=stream,
         position=message_id,
         id=message_id,
-        body=(raw.get("Body") or "").encode(),
-        key=group.encode() if group is not None else None,
+        body=_bytes(raw.get("Body") or ""),
+        key=_bytes(group) if group is not None else None,
         headers=tuple(headers),
         timestamp=datetime.fromtimestamp(int(sent) / 1000, timezone.utc) if sent else None,
         receipt=Receipt(message_id, raw["ReceiptHandle"], attempt, now),
         attempt=attempt,
     )
+
+
+def _bytes(text: str) -> bytes:
+    """As UTF-8. Half of a surrogate pair, which SQS itself refuses and other servers pass on, makes it no UTF-8."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def release_delay(attempt: int) -> int:

@@ -20,7 +20,6 @@ message id. A long poll that is cut off on its way may have taken messages along
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -45,13 +44,14 @@ from event_triggers.sources._sqs_wire import (
     to_message,
 )
 from event_triggers.sources.base import Opening, Outcome, Settlement, Source, Stream
+from event_triggers.text import plain_logger
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
 
 __all__ = ["SqsQueue"]
 
-log = logging.getLogger(__name__)
+log = plain_logger(__name__)
 
 _TRIES = 3
 """How often a batch entry that SQS refuses is sent in all, before ``settle`` raises."""

@@ -104,6 +104,36 @@ async def test_a_new_token_that_is_not_accepted_either_is_refused() -> None:
     assert "Airflow answered 401 to GET /api/v2/x: Invalid JWT token; user 'marker' is not accepted" in str(error)
 
 
+async def test_a_token_of_another_secret_is_renewed() -> None:
+    """An API server that was started again with another secret answers 403, not 401."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        known = "token-1" not in request.headers["authorization"]
+        return answer() if known else answer(403, {"detail": "Invalid JWT token"})
+
+    edge = Edge(handle)
+    async with edge.api() as api:
+        await soon(api.call("GET", "/api/v2/x"))
+    assert edge.used_tokens == ["token-1", "token-2"]
+
+
+async def test_a_right_that_is_missing_is_not_the_token_s_fault() -> None:
+    edge = Edge(lambda request: answer(403, {"detail": "Forbidden"}))
+    async with edge.api() as api:
+        assert (await refused(api)).status == 403
+    assert len(edge.token_requests) == len(edge.requests) == 1
+
+
+async def test_a_token_that_expires_twice_during_one_call_is_renewed_twice() -> None:
+    answers = [answer(401), answer(503), answer(401), answer(document={"n": 1})]
+    edge = Edge(lambda request: answers[len(edge.requests) - 1])
+    async with edge.api() as api:
+        call = asyncio.ensure_future(api.call("GET", "/api/v2/x"))
+        await edge.pass_time(call.done)
+        assert await call == {"n": 1}
+    assert edge.used_tokens == ["token-1", "token-2", "token-2", "token-3"]
+
+
 async def test_a_static_token_that_is_not_accepted_is_named_by_its_origin() -> None:
     edge = Edge(lambda request: answer(401))
     async with edge.api(WITH_TOKEN) as api:
@@ -162,6 +192,15 @@ async def test_a_refusal_in_prose_is_shown_shortened() -> None:
     edge = Edge(lambda request: httpx.Response(413, text="too large " * 100))
     async with edge.api() as api:
         assert len(str(await refused(api))) < 300
+
+
+async def test_a_404_of_something_before_airflow_says_nothing_about_airflow() -> None:
+    """A router without a server behind it: what was asked for may well be there."""
+    edge = Edge(lambda request: httpx.Response(404, html="default backend - 404"))
+    async with edge.api() as api:
+        error = await refused(api)
+    assert error.status is None
+    assert "answered 404 to GET /api/v2/x with text/html" in str(error)
 
 
 @pytest.mark.parametrize("for_a_token", [True, False])

@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 
 from event_triggers.airflow_book import ASK_AGAIN
@@ -104,11 +105,14 @@ async def test_a_payload_with_reserved_keys_is_stored_as_text(world: World) -> N
     payload = world.marker("orders").xcoms["return_value"]
     assert payload["payload_as_text"] == 'json:{"__classname__":"os.system"}'
     assert "reserved serialization keys" in payload["refused"]
-    first, second, _ = world.marker("shifts").xcoms["return_value"]
+    first, second, third = world.marker("shifts").xcoms["return_value"]
     assert first == {"id": "a"}, "what was stored before stays as it is"
+    assert third == {"id": "c"}, "so does what came together with it"
     assert second["payload_as_text"] == 'json:{"x":[{"__type":1}]}'
     assert world.marker("orders").state == world.marker("shifts").state == "success"
-    assert "event orders: the payload is not stored as it came" in world.said(logging.WARNING)[0]
+    first_line, second_line = world.said(logging.WARNING)
+    assert "event orders: the payload of sqs stock pos a is stored as text, not as it came" in first_line
+    assert "event shifts: the payload of sqs stock pos b is stored as text, not as it came" in second_line
 
 
 async def test_a_payload_that_a_proxy_finds_too_large_is_left_out(world: World) -> None:
@@ -117,8 +121,55 @@ async def test_a_payload_that_a_proxy_finds_too_large_is_left_out(world: World) 
     world.airflow.handler = lambda request: real(request) if len(request.content) < 800 else too_large
     async with world.book() as book:
         await record(book, Arrival("orders", (received("a", "x" * 1000),), 1))
-    assert list(world.marker("orders").xcoms["return_value"]) == ["refused"]
+    left = world.marker("orders").xcoms["return_value"]
+    assert {**left, "refused": ""} == {"refused": "", "source": "sqs", "stream": "stock", "position": "pos a"}
+    assert "Request Entity Too Large" in left["refused"]
     assert world.marker("orders").state == "success"
+    assert "event orders: the payload of sqs stock pos a is left out" in world.said(logging.ERROR)[0]
+
+
+@pytest.mark.parametrize("even_as_text", [False, True])
+async def test_a_payload_over_which_airflow_fails_does_not_hold_up_its_group(world: World, even_as_text: bool) -> None:
+    """Its database refuses it, or a plugin does: 500 for this one, while all else is well."""
+    real = world.airflow.handler
+
+    def fail_over(request: httpx.Request) -> httpx.Response | Exception:
+        bad = b"poison" in request.content and (even_as_text or b"payload_as_text" not in request.content)
+        return answer(500, {"detail": "Internal Server Error"}) if bad else real(request)
+
+    world.airflow.handler = fail_over
+    async with world.book() as book:
+        recording = asyncio.ensure_future(
+            book.record([Arrival("shifts", (received("a"), received("b", "poison"), received("c")), 3)])
+        )
+        await world.airflow.pass_time(recording.done, step=5)
+        assert [one.id for one in recording.result()["shifts"]] == ["a", "b", "c"]
+    marker = world.marker("shifts")
+    assert marker.state == "success"
+    before, bad, after = marker.xcoms["return_value"]
+    assert (before, after) == ({"id": "a"}, {"id": "c"})
+    assert bad.get("payload_as_text") == (None if even_as_text else 'json:"poison"')
+    assert "500" in bad["refused"]
+    assert "event shifts: the payload of sqs stock pos b is " in world.said(logging.ERROR)[0]
+    assert ids(marker) == ["a", "b", "c"]
+
+
+async def test_while_airflow_fails_over_everything_nothing_is_changed(world: World) -> None:
+    """An outage is no refusal: the payload is stored as it came when it is over."""
+    real, out = world.airflow.handler, True
+    world.airflow.handler = lambda request: answer(500, {"detail": "no database"}) if out else real(request)
+    out = False
+    async with world.book() as book:
+        out = True
+        recording = asyncio.ensure_future(book.record([arrival("orders", "a")]))
+        for _ in range(30):
+            world.airflow.clock.advance(20)
+            await idle()
+        assert not recording.done()
+        out = False
+        await world.airflow.pass_time(recording.done, step=20)
+    assert world.marker("orders").xcoms["return_value"] == {"id": "a"}
+    assert not [line for line in world.said(logging.ERROR) if "payload" in line]
 
 
 # ------------------------------------------------------------------ what was there before
@@ -148,6 +199,7 @@ async def test_what_is_complete_but_not_marked_is_marked(world: World) -> None:
     async with world.book() as book:
         assert await record(book, arrival("shifts", wanted=2)) == {"shifts": ["a", "b"]}
     assert world.marker("shifts").state == "success"
+    assert world.marker("shifts").note == "sqs stock pos b (2 of 2), t"
 
 
 async def test_a_recording_that_was_cut_off_between_payload_and_facts(world: World) -> None:

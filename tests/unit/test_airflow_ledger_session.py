@@ -8,6 +8,7 @@ import logging
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
@@ -135,6 +136,27 @@ async def test_who_may_not_look_over_all_dags_asks_for_each_run(world: World) ->
         await look(world)
         assert await nothing_marked(book)
     assert world.airflow.asked("GET", "dags/~/") == 1
+
+
+async def test_where_airflow_cannot_stand_one_look_for_all_each_run_is_asked_for(world: World) -> None:
+    """Over very many task instances the database may give up; the next look is one for all again."""
+    world.airflow.refuse("GET", "dags/~/", 500)
+    async with world.book() as book:
+        world.airflow.mark(world.marker("orders"), "success")
+        waiting = asyncio.ensure_future(book.marked())
+        for _ in range(20):
+            await soon(book.received("stock"))
+            await look(world)
+        assert await soon(waiting) == {"orders": "success"}
+        world.airflow.refusals.clear()
+        world.airflow.mark(world.marker("stock"), "success")
+        each = ("GET", f"dags/{GROUP.dag_id}/dagRuns/{quote(GROUP.run_id)}/taskInstances")
+        asked = world.airflow.answered.count(each)
+        assert asked > 1
+        await look(world)
+        await look(world)
+        assert await marked(book) == {"stock": "success"}
+        assert world.airflow.answered.count(each) == asked
 
 
 async def test_who_may_not_look_at_all_is_told_once(world: World) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from event_triggers.airflow_api import DEFAULT_CONN_ID, ApiSettings, find_settings
+from event_triggers.api_settings import DEFAULT_CONN_ID, ApiSettings, find_settings
 from event_triggers.connections import airflow_connection
 from event_triggers.errors import ConfigurationError, ConnectionMissingError
 from event_triggers.runtime import Runtime, _configured_url, current_runtime, use_runtime
@@ -55,7 +55,13 @@ async def test_who_we_are() -> None:
 
 async def test_turning_verification_off_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert (await settings_of(host="h", extra={"verify": False})).verify is False
-    assert "turns the verification of TLS certificates off" in caplog.text
+    assert "'airflow_api_default': verify is false, so anybody on the way can pose as" in caplog.text
+
+
+@pytest.mark.parametrize("verify", [None, 0, 1, "", [], {"ca": "x"}])
+async def test_what_does_not_say_how_to_verify_does_not_switch_it_off(verify: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"verify in the extra .* must be true, false, or the path"):
+        await settings_of(host="h", extra={"verify": verify})
 
 
 @pytest.mark.parametrize(

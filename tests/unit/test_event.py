@@ -90,8 +90,8 @@ def test_a_function_of_a_dag_file_is_refused() -> None:
         Event(LOG),
         Event(MemoryLog("log", keys=("a", "b")), match={"a": ["x", 1, None], "b": {"c": True}}, count=3),
         Event(LOG, match=f"{__name__}.is_good", since="2030-01-01T00:00:00+00:00"),
-        Event(LOG, match="{{ params['check'] }}", since="{{ ds }}"),
-        Event(LOG, match="{% if True %}x.y{% endif %}", since="{% raw %}x{% endraw %}"),
+        Event(LOG, match={"date": ["{{ ds }}"]}, since="{{ ds }}"),
+        Event(LOG, since="{% raw %}x{% endraw %}"),
     ],
     ids=str,
 )
@@ -107,12 +107,30 @@ def test_moments_travel_as_text() -> None:
 
 
 def test_what_is_rendered_is_checked_again() -> None:
-    data = Event(LOG, match="{{ x }}", since="{{ y }}").serialize()
+    data = Event(LOG, match={"x": "{{ x }}"}, since="{{ y }}").serialize()
     assert Event.deserialize({**data, "match": None, "since": ""}) == Event(LOG)
     with pytest.raises(InvalidEventError, match="no dotted path"):
         Event.deserialize({**data, "match": "rendered badly", "since": None})
     with pytest.raises(InvalidEventError, match="no ISO 8601 moment"):
         Event.deserialize({**data, "match": None, "since": "soon"})
+
+
+@pytest.mark.parametrize(
+    "path", ["{{ params['check'] }}", "os.{{ x }}", "{% if True %}os.system{% endif %}", "{{x}}.y"]
+)
+def test_what_runs_in_the_triggerer_is_never_chosen_by_a_template(path: str) -> None:
+    with pytest.raises(InvalidEventError, match="path of a callable cannot be a template"):
+        Event(LOG, match=path)
+    source = TypeFromTemplate(path)
+    with pytest.raises(InvalidEventError, match="event 'one': its source's type must be the path of a class"):
+        Event(source).check_serialisable("one")
+
+
+class TypeFromTemplate(MemoryLog):
+    """A source whose class is to be known later only."""
+
+    def serialize(self) -> dict[str, Any]:
+        return {**super().serialize(), "type": self.name}
 
 
 def test_an_older_release_may_have_written_less() -> None:

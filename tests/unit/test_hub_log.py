@@ -173,7 +173,8 @@ async def test_joining_while_a_batch_is_half_dispatched(kit: Kit, monkeypatch: p
                 assert by_late == list(range(7))
 
 
-async def test_joining_while_a_message_is_being_asked_about(kit: Kit) -> None:
+@pytest.mark.parametrize("partition", ["0", "new"])
+async def test_joining_while_a_message_is_being_asked_about(kit: Kit, partition: str) -> None:
     asked, may_answer = threading.Event(), threading.Event()
 
     def hesitate(message: Message) -> bool:
@@ -182,7 +183,8 @@ async def test_joining_while_a_message_is_being_asked_about(kit: Kit) -> None:
 
     source = ScriptLog()
     async with kit.group(want(source, accepts=hesitate), name="early") as early:
-        source.stream.feed.put_nowait([scripted(0), scripted(1)])
+        source.stream.located[partition] = 0
+        source.stream.feed.put_nowait([scripted(0, partition=partition), scripted(1, partition=partition)])
         await until(asked.is_set)
         same = want(source, "same", accepts=hesitate, since=kit.start)
         another = want(source, "another", accepts=lambda message: True, since=kit.start)

@@ -160,6 +160,17 @@ async def test_what_one_group_could_not_record_comes_again_for_it_alone(kit: Kit
         assert kit.broker.undelivered("queue") == 0
 
 
+async def test_one_event_does_not_answer_for_another_of_its_group(kit: Kit) -> None:
+    async with kit.group(want(QUEUE)) as other:
+        kit.publish(1, to=QUEUE)
+        (under_way,) = await kit.received(other, 1)
+        async with kit.group(want(QUEUE, "recorded"), want(QUEUE, "left"), name="b") as group:
+            (await kit.received(group, 2))[0].accept()
+        under_way.accept()
+        await idle()
+        assert kit.outcomes()[0] == (1, ABANDONED)
+
+
 async def test_what_nobody_wants_is_released(kit: Kit) -> None:
     async with kit.group(want(QUEUE, pattern={"n": [3]}), name="a") as group:
         kit.publish(1, 2, 3, to=QUEUE)

@@ -121,6 +121,15 @@ async def test_what_is_in_that_state_already_is_marked(airflow: FakeAirflow) -> 
     assert green(airflow) == 5
 
 
+async def test_a_conflict_that_undid_the_mark_is_a_refusal(airflow: FakeAirflow) -> None:
+    """Two who write a note at the same time: the database takes one of them, with all that came along."""
+    airflow.refuse("PATCH", "event_1", 409, "Unique constraint violation")
+    async with working(airflow) as line:
+        (error,) = await mark_all(line, mark("event_1"))
+    assert "409" in str(error)
+    assert "Unique constraint violation" in str(error)
+
+
 async def test_one_refusal_in_a_request_is_nobody_elses(airflow: FakeAirflow) -> None:
     async with working(airflow, workers=1) as line:
         results = await mark_all(line, *map(mark, ["event_0", "event_1", "nowhere", "event_2"]))

@@ -79,14 +79,28 @@ def test_templates_are_rendered_wherever_they_are() -> None:
             match={"date": ["{{ ds }}"], "detail": {"run": ["{{ run_id }}", "any"], "n": [1, None, True]}},
             since="{{ data_interval_start }}",
         ),
-        "named": Event(MemoryQueue("q"), match="{{ 'package' }}.module.function"),
     }
     rendered = in_triggerer(events).events
     orders = Event.deserialize(rendered["orders"])
     assert orders.source == MemoryLog("log-eu", keys=("20300101", "fix"))
     assert orders.match == {"date": ["2030-01-01"], "detail": {"run": ["scheduled__1", "any"], "n": [1, None, True]}}
     assert orders.since == "2030-01-01 00:00:00+00:00"
-    assert Event.deserialize(rendered["named"]).match == "package.module.function"
+
+
+def test_what_a_worker_has_rendered_is_not_rendered_again() -> None:
+    """It may hold what came in a message: an XCom in a pattern. A template there would run what a sender wrote."""
+    dag, group = group_dag(
+        {"one": Event(MemoryQueue("q"), match={"id": ["{{ dag_run.conf['region'] }}"]})}, on_event=print
+    )
+    again = started_in_the_triggerer(dag, "inputs.wait")
+    assert again.events["one"]["match"] == {"id": ["eu"]}
+    again.events["one"]["match"] = {"id": ["{{ conn.aws_default.password }}"]}
+    later = EventGroupTrigger(**{**again.serialize()[1], "deadline": "2030-01-02T00:00:00+00:00"})
+    later.task_instance = again.task_instance
+    assert later.template_fields == ("events",), "Airflow would render it, since the task can start from its trigger"
+    later.render_template_fields({})
+    assert later.events["one"]["match"] == {"id": ["{{ conn.aws_default.password }}"]}
+    assert group.sensor.start_from_trigger
 
 
 def test_a_name_that_is_not_defined_is_an_error() -> None:
