@@ -177,6 +177,8 @@ class GroupWait:
             self._book = book
             await self._read_back(book)
             if await self._over(book):
+                if self._over_for_good():
+                    await self._linger()
                 return
             async with self._hub.subscribe(self._group.identity, self._interests()) as subscription:
                 self._subscription = subscription
@@ -188,6 +190,12 @@ class GroupWait:
                         group.cancel_scope.cancel()
                 finally:
                     subscription.over = self._over_for_good()
+
+    async def _linger(self) -> None:
+        """All was recorded before: what of it is still in its queue is acknowledged when it comes again."""
+        recorded = [(one, frozenset(received.id for received in one.received)) for one in self._progress]
+        interests = [Interest(one.name, one.event.source, count=0, recorded=ids) for one, ids in recorded if ids]
+        await self._hub.linger(self._group.identity, interests)
 
     async def _catch_up(self, subscription: Subscription) -> None:
         await subscription.live()
