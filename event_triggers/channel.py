@@ -19,7 +19,8 @@ Invariants, which hold at every ``await``:
 * While too much is under way the reader does not ask for more, which pauses the broker.
 * A group whose events of a log are all satisfied and answered leaves that log's channel by itself. A queue's channel
   keeps its groups until they leave: copies of what they recorded must be acknowledged. A channel without groups is
-  over.
+  over, unless it lingers for copies that may still come (:mod:`event_triggers.owed`): then it is read, everything but
+  those copies is given back, and it is over when they are acknowledged or their time is.
 
 Nothing survives a restart: groups subscribe again, logs are read again from ``since``, queues deliver again what was
 not settled.
@@ -30,26 +31,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 
 from event_triggers.backoff import Backoff
 from event_triggers.callables import Callables
-from event_triggers.connecting import batches_of, next_batch, opened, root_cause
+from event_triggers.connecting import batches_of, next_batch, opened, pause, root_cause
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
 from event_triggers.message import Message
-from event_triggers.replay import Replays, Round, now_live
+from event_triggers.replay import Replays, Round, now_live, since_of, tell_lost
 from event_triggers.sources.base import LogStream, Opening, Source, Stream
+from event_triggers.statistics import ChannelStatistics
 from event_triggers.subscription import Answer, Delivery, Entry, Handout, Interest, Subscription
 from event_triggers.text import plain_logger
 from event_triggers.watching import Watching
 
-__all__ = ["Channel", "ChannelStatistics", "root_cause"]
+__all__ = ["Channel", "root_cause"]
 
 log = plain_logger(__name__)
 
@@ -58,24 +60,6 @@ _RECENT = 300
 
 _STABLE = 60
 """After so many seconds of connection the next failure is a first one again."""
-
-
-class ChannelStatistics(NamedTuple):
-    """What a channel has done so far."""
-
-    label: str
-    connected: bool
-    """Whether its live stream is open."""
-    opened: int
-    """How often that was opened."""
-    entries: int
-    """Events that still want something from it."""
-    messages: int
-    """Messages that its live stream has yielded."""
-    handed_out: int
-    """Messages that some group wanted."""
-    unanswered: int
-    """Of these, the ones that not every group has answered."""
 
 
 class Channel:
@@ -91,7 +75,7 @@ class Channel:
         self, source: Source, opening: Opening, callables: Callables, on_over: Callable[[Channel], None]
     ) -> None:
         self.source = source
-        self._opening = opening
+        self._opening = replace(opening, tell=self.tell)
         self._on_over = on_over
         self._clock = opening.clock
         self._index = InterestIndex()
@@ -101,16 +85,17 @@ class Channel:
             callables=callables,
             clock=opening.clock,
             responder=self,
-            satisfied=self._forget,
+            satisfied=self._satisfied,
             tell=self.tell,
         )
-        self._replays = Replays(source, opening, self._fanout, self._pause, self._fail)
+        self._owed = self._fanout.owed
+        self._replays = Replays(source, opening, self._fanout, self._fail)
         self._position: dict[str, Any] | None = None
         self._joining: list[Entry] = []
-        self._watching = Watching(is_queue=not source.replayable)
+        self._watching = Watching(source)
         self._requests = asyncio.Event()
         self._wanted = asyncio.Event()
-        self._connected = False
+        self.connected = False
         self._opened = 0
         self._messages = 0
         self._after: asyncio.Task[None] | None = None
@@ -124,8 +109,9 @@ class Channel:
         entry = Entry(subscription, interest)
         self._members.setdefault(subscription, []).append(entry)
         subscription.entries.append((self, entry))
-        self._fanout.know(interest.recorded)
         if not self.source.replayable:
+            self._owed.expect_within(interest.source.redelivery)
+            self._fanout.know(interest.recorded)
             # Before the broker is asked for anything: a message that comes at once must find its group.
             self._admit(entry)
             self._fanout.offer_under_way(entry)
@@ -135,7 +121,7 @@ class Channel:
     def drop(self, entry: Entry) -> None:
         """This entry is wanted no longer."""
         entry.remaining = 0
-        self._forget(entry)
+        self._satisfied(entry)
         entry.subscription.changed()
         self._leave_if_done(entry.subscription)
 
@@ -147,6 +133,9 @@ class Channel:
             self._forget(entry)
         self._joining = [entry for entry in self._joining if entry.subscription is not subscription]
         subscription.answer_all(answer)
+        if answer is Answer.DECLINED:
+            # For good: nobody will bring along again what it has recorded.
+            self._owed.leave(identity for entry in entries for identity in entry.seen)
         self._after_leaving()
 
     def answered(self, delivery: Delivery, handout: Handout) -> None:
@@ -164,11 +153,18 @@ class Channel:
         self._after_leaving()
 
     def _after_leaving(self) -> None:
-        if self._members:
+        if self._members or self._owed.lingers:
             self._requests.set()
+            self._wanted.set()
         else:
             # Its sources are not unwatched one by one: a durable session must keep what it has subscribed to.
             self._on_over(self)
+
+    async def _linger(self) -> None:
+        while True:
+            await self._owed.changed()
+            if not self._members and not self._owed.lingers:
+                self._on_over(self)
 
     def _admit(self, entry: Entry) -> None:
         if entry.remaining > 0:
@@ -179,22 +175,40 @@ class Channel:
         self._index.discard(entry)
         self._replays.discard(entry)
 
+    def _satisfied(self, entry: Entry) -> None:
+        self._forget(entry)
+        self._requests.set()
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether somebody listens."""
+        return bool(self._members)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether nobody listens any more, and copies of what was recorded may still come."""
+        return not self._members and self._owed.lingers
+
     def statistics(self) -> ChannelStatistics:
         """What has been done so far."""
         return ChannelStatistics(
             label=self.source.label,
-            connected=self._connected,
+            connected=self.connected,
             opened=self._opened,
             entries=len(self._index),
             messages=self._messages,
             handed_out=self._fanout.handed_out,
             unanswered=self._fanout.unanswered,
+            owed=len(self._owed),
+            lingering=self.lingers,
         )
 
     def tell(self, level: int, text: str, *args: object) -> None:
-        """Write into the task log of every group that listens."""
+        """Write into the task log of every group that listens; into the process's own when none does."""
         for subscription in self._members:
             subscription.tell(level, text, *args)
+        if not self._members:
+            log.log(level, text, *args)
 
     # ------------------------------------------------------------------ life of the connection
 
@@ -221,12 +235,14 @@ class Channel:
             async with anyio.create_task_group() as group:
                 self._group = group
                 group.start_soon(self._stay_connected, name=f"event_triggers: {self.source.label}, live")
+                if not self.source.replayable:
+                    group.start_soon(self._linger, name=f"event_triggers: {self.source.label}, lingering")
             self._fail(StreamError(f"{self.source.label}: the connection was cancelled from inside"))
         except Exception as error:
             log.exception("%s: a mistake in event_triggers ended this stream", self.source.label)
             self._fail(root_cause(error))
         finally:
-            self._connected = False
+            self.connected = False
             self._fanout.settler.give_up()
 
     def _fail(self, error: BaseException) -> None:
@@ -248,33 +264,19 @@ class Channel:
                     await anyio.sleep_forever()
                 if self._clock.monotonic() - began > _STABLE:
                     backoff.reset()
-                await self._pause(backoff, cause, "the connection", self._members)
-
-    async def _pause(self, backoff: Backoff, cause: BaseException, what: str, whom: Iterable[Subscription]) -> None:
-        pause = backoff.next()
-        for subscription in whom:
-            subscription.tell(
-                logging.WARNING,
-                "%s: %s failed (%s: %s); attempt %d, trying again in %.1f s",
-                self.source.label,
-                what,
-                type(cause).__name__,
-                cause,
-                backoff.attempts,
-                pause,
-            )
-        await self._clock.sleep(pause)
+                await pause(self.source, self._clock, backoff, cause, self.tell)
 
     async def _connect(self, backoff: Backoff) -> None:
         start = None if self._position is None else dict(self._position)
         async with opened(self.source, replace(self._opening, start=start)) as stream:
             self._opened += 1
             self._watching.begin()
-            await self._watching.serve(stream, self._wanted_sources(), self._joining)
+            await self._watching.serve(stream, self._entries(), self._joining)
             log_stream = self._as_log(stream)
             if log_stream is not None and self._position is None:
                 self._position = dict(log_stream.position())
-            self._connected = True
+            self.connected = True
+            self._owed.connected()
             if backoff.attempts:
                 self.tell(logging.INFO, "%s: connected again", self.source.label)
             try:
@@ -283,7 +285,8 @@ class Channel:
                     group.start_soon(self._fanout.settler.run, stream, name=f"{self.source.label}, settling")
                     await self._read(stream, backoff)
             finally:
-                self._connected = False
+                self.connected = False
+                self._owed.disconnected()
                 await self._fanout.settler.last_flush(stream)
             raise StreamError(f"{self.source.label}: the connection was cancelled from inside")
 
@@ -298,7 +301,7 @@ class Channel:
             # Taken before the sources are watched, so that no entry joins whose source is not.
             joining, self._joining = self._joining, []
             try:
-                await self._watching.serve(stream, self._wanted_sources(), joining)
+                await self._watching.serve(stream, self._entries(), joining)
                 log_stream = self._as_log(stream)
                 if log_stream is None:
                     self._catch_up(joining)
@@ -310,8 +313,8 @@ class Channel:
                 raise
             await self._requests.wait()
 
-    def _wanted_sources(self) -> list[Source]:
-        return [entry.interest.source for entries in self._members.values() for entry in entries]
+    def _entries(self) -> list[Entry]:
+        return [entry for entries in self._members.values() for entry in entries]
 
     def _catch_up(self, joining: list[Entry]) -> None:
         """The entries of a queue are in the index already; what was under way when they came may be theirs too."""
@@ -332,9 +335,10 @@ class Channel:
         assert self._group is not None  # noqa: S101 - set before anything is served
         border = self._clock.now().timestamp() - _RECENT
         for recent in (True, False):
-            entries = [entry for entry in joining if entry.remaining > 0 and recent == (_since(entry) >= border)]
+            entries = [entry for entry in joining if entry.remaining > 0 and recent == (since_of(entry) >= border)]
             sinces = [entry.interest.since for entry in entries if entry.interest.since is not None]
             start = await stream.locate(min(sinces)) if sinces else {}
+            lost = await stream.lost(start) if start else ""
             # From here to the end of this turn nothing is awaited: see the invariant of the position. Meanwhile some
             # may have gone.
             entries = [entry for entry in entries if entry.remaining > 0]
@@ -345,6 +349,8 @@ class Channel:
                 self._admit(entry)
                 if target and entry.interest.since is not None:
                     past.add(entry)
+            if lost:
+                tell_lost(self.source, entries, lost)
             if past.entries:
                 self._replays.begin(past, self._group, recent=recent)
             now_live(entry for entry in entries if entry.past is None)
@@ -376,7 +382,7 @@ class Channel:
 
     async def _dispatch(self, message: Message, log_stream: LogStream | None) -> None:
         agreed = await self._fanout.ask(message, self._index)
-        if not self._members:
+        if not self._members and not self._owed.lingers:
             # The last group has left, so that nobody is here to want it: it is given back when the channel closes.
             await anyio.sleep_forever()
         # From here on nothing is awaited: see the invariant of the position.
@@ -387,12 +393,7 @@ class Channel:
         self._fanout.dispatch(message, self._index, agreed, live=True)
 
     async def _wait_until_wanted(self) -> None:
-        """A queue is not asked for messages while nobody here wants any: others may."""
-        while not self.source.replayable and not len(self._index):
+        """A queue is not asked for messages while nobody here wants any: others may. It is asked for copies."""
+        while not (self.source.replayable or len(self._index) or self.lingers or (self._members and len(self._owed))):
             self._wanted.clear()
             await self._wanted.wait()
-
-
-def _since(entry: Entry) -> float:
-    since = entry.interest.since
-    return float("inf") if since is None else since.timestamp()

@@ -28,10 +28,12 @@ from event_triggers.subscription import Delivery, Subscription
 from event_triggers.terms import Terms
 from event_triggers.text import plain_logger, shown
 
-__all__ = ["Chooser"]
+__all__ = ["MOST_CANDIDATES", "Chooser"]
 
 log = plain_logger(__name__)
 
+MOST_CANDIDATES = 1000
+"""How many messages of one event may wait for others to go with."""
 _COMPLAINTS_SHOWN = 20
 
 
@@ -58,29 +60,39 @@ class Chooser(Recorder):
             self._progress.condition,
             sequence=terms.sequence,
             within=None if terms.within is None else timedelta(seconds=terms.within),
+            most=MOST_CANDIDATES,
         )
         self._arrivals = 0
         self._complaints = 0
 
     async def restore(self) -> None:
         for one in self._progress:
-            if one.lost:
-                self._selection.lose(one.name)
-            elif one.by_hand is not None:
-                self._selection.give(one.name)
-            elif one.done:
-                self._selection.taken(one.name, [self._candidate(one, received, None) for received in one.received])
+            if one.done:
+                self._settle(one)
         for one in self._progress.open():
             if one.event.source.private:
                 for received in await self._book.kept(one.name):
                     self._add(self._candidate(one, received, None))
         await self._decide()
 
-    def dropped(self, event: str) -> None:
-        if self._progress[event].lost:
-            self._selection.lose(event)
+    async def dropped(self, event: str) -> None:
+        self._settle(self._progress[event])
+        await self._decide()
+
+    def finish(self) -> None:
+        for one in self._progress:
+            for candidate in self._selection.candidates(one.name):
+                if candidate.item.delivery is not None:
+                    candidate.item.delivery.decline()
+
+    def _settle(self, one: EventProgress) -> None:
+        """What was decided elsewhere: in an earlier try, by another wait, by a person, by the clock."""
+        if one.lost:
+            self._selection.lose(one.name)
+        elif one.by_hand is not None:
+            self._selection.give(one.name)
         else:
-            self._selection.give(event)
+            self._selection.taken(one.name, [self._candidate(one, received, None) for received in one.received])
 
     async def _take(self, deliveries: Sequence[Delivery], subscription: Subscription) -> None:
         received_at = self._now()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
 
+from event_triggers.backoff import Backoff
+from event_triggers.clock import Clock
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.message import Message
 from event_triggers.sources.base import LogStream, Opening, Source, Stream
 
-__all__ = ["batches_of", "next_batch", "opened", "root_cause"]
+__all__ = ["batches_of", "next_batch", "opened", "pause", "root_cause"]
 
 CLOSE_WITHIN = 10.0
 """Seconds that a source may take to close its connection; then the closing is cancelled too."""
@@ -90,6 +93,32 @@ async def next_batch(batches: AsyncIterator[Sequence[Message]], source: Source) 
         return await batches.__anext__()
     except StopAsyncIteration:
         raise StreamError(f"{source.label}: the stream ended by itself") from None
+
+
+async def pause(
+    source: Source,
+    clock: Clock,
+    backoff: Backoff,
+    cause: BaseException,
+    tell: Callable[..., None],
+    what: str = "the connection",
+) -> None:
+    """Wait after a failure, and say so.
+
+    :param what: has failed.
+    """
+    seconds = backoff.next()
+    tell(
+        logging.WARNING,
+        "%s: %s failed (%s: %s); attempt %d, trying again in %.1f s",
+        source.label,
+        what,
+        type(cause).__name__,
+        cause,
+        backoff.attempts,
+        seconds,
+    )
+    await clock.sleep(seconds)
 
 
 def root_cause(error: BaseException) -> BaseException:

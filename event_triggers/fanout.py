@@ -12,6 +12,7 @@ Invariants:
   copy that comes while it is under way only renews its receipt (and is offered to those who have come since).
 * A copy that comes after it was acknowledged is acknowledged and handed to nobody. A copy of one that some group
   recorded before it came here (:attr:`Interest.recorded`) is that group's no more, but others may still need it.
+* What is recorded is owed to the broker until it was told: see :mod:`event_triggers.owed`.
 
 What is remembered of acknowledged messages does not survive a restart; a group brings along what it has recorded.
 """
@@ -26,6 +27,7 @@ from event_triggers.clock import Clock
 from event_triggers.interests import InterestIndex
 from event_triggers.load import Load
 from event_triggers.message import Message
+from event_triggers.owed import Owed
 from event_triggers.settling import Settler
 from event_triggers.sources.base import Outcome, Source
 from event_triggers.subscription import Delivery, Entry, Handout, Responder, Subscription
@@ -61,6 +63,7 @@ class Fanout:
     ) -> None:
         self.load = Load()
         self.settler = Settler(source.label, tell, clock)
+        self.owed = Owed(clock)
         self.handed_out = 0
         self.unanswered = 0
         self._label = source.label
@@ -182,11 +185,15 @@ class Fanout:
             return
         message, outcome = handout.message, handout.outcome
         del self._under_way[message.id]
-        if outcome is Outcome.ACCEPTED:
+        accepted = outcome is Outcome.ACCEPTED
+        if accepted:
             _remember(self._acknowledged, message.id)
+            self.owed.add([message.id])
 
-        def done() -> None:
+        def done(told: bool) -> None:
             self.load.release(message)
+            if accepted:
+                self._told(message, told)
             delivery.settlement_done()
 
         self.settler.add(message, outcome, done)
@@ -196,6 +203,7 @@ class Fanout:
         if self._is_queue:
             for identity in recorded:
                 _remember(self._recorded_before, identity)
+            self.owed.add(identity for identity in recorded if identity not in self._acknowledged)
 
     def give_back(self, messages: Iterable[Message]) -> None:
         """These were taken from a queue and cannot be dispatched any more."""
@@ -205,7 +213,19 @@ class Fanout:
 
     def _settle(self, message: Message, outcome: Outcome) -> None:
         self.load.take(message)
-        self.settler.add(message, outcome, lambda: self.load.release(message))
+
+        def done(told: bool) -> None:
+            self.load.release(message)
+            if outcome is Outcome.ACCEPTED:
+                self._told(message, told)
+
+        self.settler.add(message, outcome, done)
+
+    def _told(self, message: Message, told: bool) -> None:
+        if told:
+            self.owed.told(message.id)
+        else:
+            self.owed.add([message.id])
 
 
 def _remember(identities: dict[str, None], identity: str) -> None:

@@ -8,7 +8,8 @@ Invariants:
 * At most one live channel per key, so at most one connection per key; one that closes is waited for before its key is
   opened again, or its group's session removed (a durable MQTT session must not be fought over by ourselves).
 * A channel's tasks belong to the hub and to no group: they run outside every group's context and end with the last
-  group.
+  group. Only a queue that may deliver again what its last group has recorded is read for a while longer; a new group
+  joins it, and a loop that ends cancels it like everything else.
 
 The hub keeps nothing over a restart; see the channel.
 """
@@ -18,32 +19,31 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
 
 import anyio
 
 from event_triggers.callables import Callables
-from event_triggers.channel import Channel, ChannelStatistics
+from event_triggers.channel import Channel
 from event_triggers.clock import Clock, SystemClock
+from event_triggers.errors import EventTriggersError
 from event_triggers.matching import check_pattern
 from event_triggers.sources.base import BrokerConnection, Opening, Source
+from event_triggers.statistics import HubStatistics
 from event_triggers.subscription import Answer, Interest, Subscription
 from event_triggers.text import plain_logger
 
-__all__ = ["Hub", "HubStatistics"]
+__all__ = ["Hub"]
 
 log = plain_logger(__name__)
 
+_TELL_WITHIN = 5.0
+"""Seconds that leaving waits for the last acknowledgements, where the channel itself stays a while longer."""
+
 _LEAVE_WITHIN = 20.0
 """Seconds that leaving (last acknowledgements, disconnecting) or removing a session may take."""
-
-
-class HubStatistics(NamedTuple):
-    """The hub at a glance."""
-
-    channels: tuple[ChannelStatistics, ...]
-    """The channels that groups listen to; one that closes is no longer among them."""
 
 
 class Hub:
@@ -87,12 +87,26 @@ class Hub:
             with anyio.move_on_after(_LEAVE_WITHIN, shield=True):
                 await self._leave(subscription, joined)
 
+    async def linger(self, group: str, interests: Iterable[Interest]) -> None:
+        """The group has ended for good and does not listen: acknowledge copies of what it has recorded, for a while.
+
+        Returns at once. Only queues that deliver again by themselves are read, see :attr:`Source.redelivery`. A group
+        that listens need not ask for it.
+        """
+        again = [replace(one, count=0) for one in interests if one.recorded and one.source.redelivery > 0]
+        if again:
+            async with self.subscribe(group, again) as subscription:
+                subscription.over = True
+
     async def forget(self, group: str, sources: Iterable[Source]) -> None:
         """The group has ended for good: remove what it left at the brokers. Never raises; what fails is logged."""
         tasks = []
         for key, source in {_key(source, group): source for source in sources}.items():
-            if key in self._channels:
-                continue  # somebody else (a new try of the same group) listens already
+            channel = self._channels.get(key)
+            if channel is not None:
+                if channel.has_groups or not source.per_group:
+                    continue  # somebody else (a new try of the same group) listens already
+                self._retire(key, channel)
             task = self._spawn(self._remove_session(source, group, self._closing.get(key)), f"forget {source.label}")
             self._wait_for_before_opening(key, task)
             tasks.append(task)
@@ -128,6 +142,9 @@ class Hub:
         closing = {self._closing[key] for key in joined.values() if key in self._closing}
         if closing:
             await asyncio.wait(closing)
+        if any(channel.lingers and channel.connected for channel in joined):
+            with anyio.move_on_after(_TELL_WITHIN), suppress(EventTriggersError):
+                await subscription.settled()
 
     async def _remove_session(self, source: Source, group: str, after: asyncio.Task[None] | None) -> None:
         try:

@@ -59,8 +59,11 @@ class Recorder:
     async def restore(self) -> None:
         """Take in what earlier tries have left, before anything is received."""
 
-    def dropped(self, event: str) -> None:
-        """This event is waited for no longer: its marker was marked by hand, or its time is up."""
+    async def dropped(self, event: str) -> None:
+        """This event is waited for no longer: its marker was marked elsewhere, or its time is up."""
+
+    def finish(self) -> None:
+        """The group is complete: give back what is still held."""
 
     async def take(self, deliveries: Sequence[Delivery], subscription: Subscription) -> None:
         """Record what counts, and answer for all."""

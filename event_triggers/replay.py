@@ -15,14 +15,16 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import anyio
 
 from event_triggers.backoff import Backoff
-from event_triggers.connecting import batches_of, next_batch, opened, root_cause
+from event_triggers.connecting import batches_of, next_batch, opened, pause, root_cause
 from event_triggers.errors import ConfigurationError
 from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
@@ -30,7 +32,7 @@ from event_triggers.message import Message
 from event_triggers.sources.base import LogStream, Opening, Position, Source
 from event_triggers.subscription import Entry, Subscription
 
-__all__ = ["Replays", "Round"]
+__all__ = ["Replays", "Round", "now_live", "since_of", "tell_lost"]
 
 _LOOK_EVERY = 0.25
 """Seconds between two looks at the position of a stream that is silent: its log may end with records nobody is
@@ -38,8 +40,6 @@ shown."""
 
 _AT_ONCE = 2
 """How many rounds of one channel run at the same time, of those for the recent past and of the others each."""
-
-Pause = Callable[[Backoff, BaseException, str, Iterable[Subscription]], Awaitable[None]]
 
 
 class Round:
@@ -77,6 +77,11 @@ class Round:
         """The groups of the entries that still want something."""
         return list(dict.fromkeys(entry.subscription for entry in self.entries if entry.remaining > 0))
 
+    def tell(self, level: int, text: str, *args: object) -> None:
+        """Write into the task logs of these groups."""
+        for subscription in self.subscriptions():
+            subscription.tell(level, text, *args)
+
     def covers(self, message: Message) -> bool:
         """Whether this message lies in the past that is read here."""
         end = self.target.get(message.partition)
@@ -84,7 +89,7 @@ class Round:
 
     async def read(self, source: Source, opening: Opening, fanout: Fanout) -> None:
         """Open a stream where the round is, and dispatch from it until the round is over."""
-        async with opened(source, replace(opening, start=dict(self.position))) as stream:
+        async with opened(source, replace(opening, start=dict(self.position), tell=self.tell)) as stream:
             assert isinstance(stream, LogStream)  # noqa: S101 - opened() has looked
             for watched in self.sources():
                 await stream.watch(watched)
@@ -129,17 +134,13 @@ class Replays:
 
     :param source: opens the streams.
     :param opening: how; where they start is the rounds' business.
-    :param pause: waits after a failure, and says so.
     :param fail: ends the channel, when its source can never be opened as it is configured.
     """
 
-    def __init__(
-        self, source: Source, opening: Opening, fanout: Fanout, pause: Pause, fail: Callable[[BaseException], None]
-    ) -> None:
+    def __init__(self, source: Source, opening: Opening, fanout: Fanout, fail: Callable[[BaseException], None]) -> None:
         self._source = source
         self._opening = opening
         self._fanout = fanout
-        self._pause = pause
         self._fail = fail
         self._rounds: set[Round] = set()
         # Who asks for the recent past shall not wait for those who ask for last week.
@@ -170,7 +171,8 @@ class Replays:
                         return
                     if past.position != before:
                         backoff.reset()
-                    await self._pause(backoff, cause, "reading what was missed", past.subscriptions())
+                    clock = self._opening.clock
+                    await pause(self._source, clock, backoff, cause, past.tell, "reading what was missed")
         self._end(past)
 
     def _end(self, past: Round) -> None:
@@ -189,3 +191,29 @@ def now_live(entries: Iterable[Entry]) -> None:
     for entry in entries:
         entry.live = True
         entry.subscription.changed()
+
+
+def tell_lost(source: Source, entries: Iterable[Entry], lost: str) -> None:
+    """Tell the groups of these entries what a log no longer has of what they ask for.
+
+    :param lost: what :meth:`LogStream.lost` says.
+    """
+    sinces: dict[Subscription, datetime] = {}
+    for entry in entries:
+        if entry.interest.since is not None:
+            since = sinces.setdefault(entry.subscription, entry.interest.since)
+            sinces[entry.subscription] = min(since, entry.interest.since)
+    for subscription, since in sinces.items():
+        subscription.tell(
+            logging.ERROR,
+            "%s: %s; what was sent there since %s, if anything, is lost",
+            source.label,
+            lost,
+            since.isoformat(timespec="seconds"),
+        )
+
+
+def since_of(entry: Entry) -> float:
+    """From when on it wants messages, in seconds since 1970; infinite where it wants only what comes."""
+    since = entry.interest.since
+    return float("inf") if since is None else since.timestamp()

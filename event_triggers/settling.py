@@ -4,7 +4,8 @@ Invariants:
 
 * What is added is told to a stream. Acknowledgements are tried :data:`MOST_TRIES` times, on the next stream if need be;
   other outcomes once, because what is not told comes again by itself.
-* :attr:`Due.done` is called exactly once for whatever is added: when it was told, or when it is given up.
+* :attr:`Due.done` is called exactly once for whatever is added, with whether the broker was told: when it was, or when
+  that is given up.
 
 A message that the broker was not told of comes again; the fan-out knows it then and acknowledges it.
 """
@@ -41,7 +42,7 @@ class Due:
 
     message: Message
     outcome: Outcome
-    done: Callable[[], None]
+    done: Callable[[bool], None]
     tries: int = 0
 
 
@@ -61,10 +62,10 @@ class Settler:
         self._something = asyncio.Event()
         self._over = False
 
-    def add(self, message: Message, outcome: Outcome, done: Callable[[], None]) -> None:
-        """Tell the broker about this message soon, and call ``done`` when it needs no more care."""
+    def add(self, message: Message, outcome: Outcome, done: Callable[[bool], None]) -> None:
+        """Tell the broker about this message soon, and call ``done`` when it needs no more care: was it told?"""
         if self._over:
-            done()
+            done(False)
             return
         self._due.append(Due(message, outcome, done))
         self._something.set()
@@ -91,7 +92,7 @@ class Settler:
         self._over = True
         due, self._due = self._due, []
         for one in due:
-            one.done()
+            one.done(False)
 
     async def _flush(self, stream: Stream, *, counts: bool = True) -> bool:
         """Tell all that is due; ``False`` when the broker did not hear.
@@ -112,7 +113,7 @@ class Settler:
             self._due = due + self._due
             raise
         for one in due:
-            one.done()
+            one.done(True)
         return True
 
     def _failed(self, due: list[Due], error: Exception, counts: bool) -> None:
@@ -132,4 +133,4 @@ class Settler:
         )
         self._due = again + self._due
         for one in over:
-            one.done()
+            one.done(False)

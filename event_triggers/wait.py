@@ -176,7 +176,7 @@ class GroupWait:
                 await self._next_recorded()
             if one.done:
                 continue
-            self._drop(one, subscription, late=True)
+            await self._drop(one, subscription, late=True)
             log.error("event %s has not come by %s, its own time is up", one.name, moment.isoformat(timespec="seconds"))
             await book.end(name, "failed", f"has not come by {moment.isoformat(timespec='seconds')}")
             if await self._over(book, subscription):
@@ -200,6 +200,8 @@ class GroupWait:
             self._recorder = self._make_recorder(book)
             await self._read_back(book)
             if await self._over(book):
+                if self._over_for_good():
+                    await self._linger()
                 return
             await self._recorder.restore()
             async with self._hub.subscribe(self._group.identity, self._interests()) as subscription:
@@ -226,6 +228,12 @@ class GroupWait:
             too_late=self._too_late,
             payload_limit=self._payload_limit,
         )
+
+    async def _linger(self) -> None:
+        """All was recorded before: what of it is still in its queue is acknowledged when it comes again."""
+        recorded = [(one, frozenset(received.id for received in one.received)) for one in self._progress]
+        interests = [Interest(one.name, one.event.source, count=0, recorded=ids) for one, ids in recorded if ids]
+        await self._hub.linger(self._group.identity, interests)
 
     async def _catch_up(self, subscription: Subscription) -> None:
         await subscription.live()
@@ -258,16 +266,16 @@ class GroupWait:
                     await self._look_up(book, one)
                 else:
                     self._marked_by_hand(one, state)
-                self._drop(one, subscription)
+                await self._drop(one, subscription)
             if await self._over(book, subscription):
                 return
 
-    def _drop(self, one: EventProgress, subscription: Subscription, *, late: bool = False) -> None:
+    async def _drop(self, one: EventProgress, subscription: Subscription, *, late: bool = False) -> None:
         """This event is waited for no longer."""
         one.late = late
-        if self._recorder is not None:
-            self._recorder.dropped(one.name)
         subscription.drop(one.name)
+        if self._recorder is not None:
+            await self._recorder.dropped(one.name)
 
     # ------------------------------------------------------------------ what is there, and when it is over
 
@@ -346,6 +354,8 @@ class GroupWait:
                 name = f"event_triggers: skip {one.name}"
                 group.start_soon(book.end, one.name, "skipped", "the group was complete without it", name=name)
         self._concluded.set()
+        if self._recorder is not None:
+            self._recorder.finish()
         if subscription is not None:
             async with move_on_after(self._clock, FINISH_SETTLING):
                 await subscription.settled()

@@ -2,7 +2,9 @@
 
 Invariants:
 
-* A source is asked for before any entry of it counts as live, and given up when no group has it any more.
+* A source is asked for before any entry of it counts as live, and given up when it is not wanted any more. A queue that
+  all groups share is wanted while somebody wants more from it, so that nothing piles up in its connection while nobody
+  reads it. A log, and a group's own session at a broker (whose copies must come), while a group has it.
 * A queue is asked once more for who comes later: a broker may have something stored for whoever begins to listen.
 
 A new connection knows nothing of what the last one was asked.
@@ -21,23 +23,25 @@ __all__ = ["Watching"]
 class Watching:
     """What the stream of one channel has been asked for.
 
-    :param is_queue: whether it is a queue's.
+    :param source: any of its sources.
     """
 
-    def __init__(self, *, is_queue: bool) -> None:
-        self._is_queue = is_queue
+    def __init__(self, source: Source) -> None:
+        self._is_queue = not source.replayable
+        self._keeps = source.replayable or source.per_group
         self._watched: dict[Source, None] = {}
 
     def begin(self) -> None:
         """The connection is a new one."""
         self._watched.clear()
 
-    async def serve(self, stream: Stream, wanted: Iterable[Source], joining: Iterable[Entry]) -> None:
+    async def serve(self, stream: Stream, entries: Iterable[Entry], joining: Iterable[Entry]) -> None:
         """Ask for what is wanted and for nothing else.
 
+        :param entries: those of all groups that listen.
         :param joining: the entries that have come since the last time.
         """
-        sources = dict.fromkeys(wanted)
+        sources = dict.fromkeys(entry.interest.source for entry in entries if self._keeps or entry.remaining > 0)
         late = [entry for entry in joining if not entry.watched] if self._is_queue else []
         again = {entry.interest.source for entry in late if entry.remaining} & set(self._watched)
         for source in [source for source in sources if source not in self._watched or source in again]:

@@ -35,6 +35,7 @@ from aiokafka.conn import create_conn  # type: ignore[import-untyped]
 from event_triggers.clock import Clock
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.sources._kafka_config import KafkaSettings
+from event_triggers.sources._kafka_headers import read_again
 from event_triggers.sources._kafka_metadata import TopicsRequest, TopicState, read_topics
 from event_triggers.sources._kafka_security import Tokens, tls_context
 from event_triggers.text import plain_logger
@@ -292,7 +293,10 @@ class KafkaClient:
         :raises OffsetsGone: when a partition no longer (or not yet) has the offset that is next.
         """
         with self._reported():
-            records = await self._consumer.getmany(timeout_ms=int(wait * 1000), max_records=limit)
+            try:
+                records = await self._consumer.getmany(timeout_ms=int(wait * 1000), max_records=limit)
+            except UnicodeDecodeError:
+                records = await read_again(self._consumer, limit)
             return records  # type: ignore[no-any-return]
 
     async def next_offset(self, partition: Partition) -> int:
@@ -323,10 +327,6 @@ class KafkaClient:
             raise StreamError(
                 f"{about}: a compressed message needs a package that is missing in the triggerer: {error}; "
                 f"install it with: pip install 'airflow-event-triggers[kafka]'"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise StreamError(
-                f"{about}: a message has a header whose name is not UTF-8; aiokafka cannot read it"
             ) from error
         except (kafka_errors.KafkaError, OSError, asyncio.TimeoutError) as error:
             raise StreamError(f"{about}: could not {what}: {_told(error)}") from error

@@ -31,6 +31,7 @@ from typing import Any, ClassVar, NamedTuple
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.errors import ConnectionMissingError, InvalidEventError
 from event_triggers.message import Message
+from event_triggers.text import plain_logger
 
 __all__ = [
     "BrokerConnection",
@@ -43,6 +44,8 @@ __all__ = [
     "Stream",
     "load_source",
 ]
+
+log = plain_logger(__name__)
 
 
 class Outcome(str, Enum):
@@ -87,6 +90,10 @@ async def _no_connections(conn_id: str) -> BrokerConnection:
     raise ConnectionMissingError(conn_id)
 
 
+def _tell_the_log(level: int, text: str, *args: object) -> None:
+    log.log(level, text, *args)
+
+
 @dataclass(frozen=True)
 class Opening:
     """What a source is given when its stream is opened.
@@ -97,12 +104,17 @@ class Opening:
     :param start: for logs: ``None`` begins behind the newest message; a position begins exactly there.
     :param connection: looks an Airflow connection up by its id.
     :param clock: the time to go by.
+    :param tell: writes into the task logs of the groups that listen: ``tell(logging.ERROR, "%s: ...", label)``. For
+        what concerns them: messages that are lost or may be, a service that is worse than it should be. Not for what
+        :meth:`Source.open` or the stream raises, which the hub tells them. Call it in the event loop, at any time; by
+        default it writes into the process's own log.
     """
 
     group: str = ""
     start: Position | None = None
     connection: Callable[[str], Awaitable[BrokerConnection]] = _no_connections
     clock: Clock = field(default_factory=SystemClock)
+    tell: Callable[..., None] = _tell_the_log
 
 
 class Stream(ABC):
@@ -130,7 +142,11 @@ class Stream(ABC):
         return None
 
     async def unwatch(self, source: Source) -> None:
-        """Stop delivering what only ``source`` asked for."""
+        """Stop delivering what only ``source`` asked for. It may be watched again.
+
+        A queue that all groups share is unwatched as soon as nobody wants more from this source; one with a session per
+        group, and a log, when no group has the source any more.
+        """
         return None
 
 
@@ -150,6 +166,14 @@ class LogStream(Stream):
 
         Where there is none yet, the end of the partition.
         """
+
+    async def lost(self, start: Position) -> str:
+        """What the log has lost before ``start``, which :meth:`locate` has just given; empty when nothing is missing.
+
+        For people, in half a sentence that names partitions and offsets. Messages count as lost when they were deleted
+        and nothing tells that they were older than what was asked for.
+        """
+        return ""
 
     def after(self, message: Message) -> Any:
         """The offset that follows this message's in its partition."""
@@ -188,6 +212,22 @@ class Source(ABC):
     @abstractmethod
     def name(self) -> str:
         """The topic, queue or channel, for people."""
+
+    @property
+    def redelivery(self) -> float:
+        """For queues: after how many seconds of reading whatever was delivered and not acknowledged has come again.
+
+        When a group ends with messages that it has recorded, and of which nobody knows whether the broker was told (its
+        triggerer died in between), the queue is read for so long, so that their copies are acknowledged and do not wait
+        for the next group. Copies must come while the stream is open, watched or not. 0 is for brokers that send
+        nothing again by themselves, and for sessions that :meth:`forget` removes.
+        """
+        return 0.0
+
+    @property
+    def per_group(self) -> bool:
+        """Whether each group has a connection, or a session at the broker, of its own: its :meth:`key` says so."""
+        return self.key("") != self.key("\0")
 
     def routes(self, message: Message) -> bool:
         """Whether ``message``, come over the shared stream, is one that this source asks for."""

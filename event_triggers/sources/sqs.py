@@ -59,6 +59,8 @@ _FIRST_PAUSE = 0.2
 _CLOSE_SECONDS = 3.0
 _SHORTEST_POLL = 1.0
 _MOST_VISIBILITY = 43_200
+_REDELIVERY_MARGIN = 15.0
+"""Seconds that a message may take longer than its visibility timeout until it is received again."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,10 @@ class SqsQueue(Source):
     @property
     def name(self) -> str:
         return queue_name(self.queue)
+
+    @property
+    def redelivery(self) -> float:
+        return self.visibility_timeout + self.wait_time_seconds + _REDELIVERY_MARGIN
 
     def validate(self) -> None:
         queue: object = self.queue
@@ -167,6 +173,8 @@ class _SqsStream(Stream):
         self._where = where
         self._clock = clock
         self._sources = {source}
+        """Who asks for messages; the last one's options stay in force."""
+        self._watched = False
         self._held: dict[str, Receipt] = {}
         self._changing = anyio.Lock()
 
@@ -208,12 +216,17 @@ class _SqsStream(Stream):
 
     async def watch(self, source: Source) -> None:
         if isinstance(source, SqsQueue):
+            if not self._watched:
+                self._sources.clear()
             self._sources.add(source)
+            self._watched = True
 
     async def unwatch(self, source: Source) -> None:
-        # The last one's options stay in force: a stream that nobody watches is about to close.
+        # A stream that nobody watches is only pulled for copies of what was recorded: it deletes nothing else.
         if isinstance(source, SqsQueue) and len(self._sources) > 1:
             self._sources.discard(source)
+        elif source in self._sources:
+            self._watched = False
 
     @property
     def _visibility(self) -> int:
@@ -221,7 +234,7 @@ class _SqsStream(Stream):
 
     @property
     def _deletes_unmatched(self) -> bool:
-        return all(source.unmatched == "delete" for source in self._sources)
+        return self._watched and all(source.unmatched == "delete" for source in self._sources)
 
     # -- holding -----------------------------------------------------------------------------------------------------
 

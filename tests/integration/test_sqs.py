@@ -234,7 +234,10 @@ class TestSettling:
     async def test_unmatched_delete(self, server: SqsServer) -> None:
         queue = Queue(server)
         await queue.send("a")
-        async with queue.source(unmatched="delete").open(opening(server.endpoint_url)) as stream:
+        source = queue.source(unmatched="delete")
+        async with source.open(opening(server.endpoint_url)) as stream:
+            await settle(stream, *await pull(stream), outcome=Outcome.RELEASED)  # nobody asks for messages: it is kept
+            await stream.watch(source)
             for outcome in (Outcome.REJECTED, Outcome.ABANDONED):
                 await settle(stream, *await pull(stream), outcome=outcome)
             await queue.kept(1)

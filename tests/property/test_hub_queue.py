@@ -254,7 +254,12 @@ class QueueMachine(RuleBasedStateMachine):
             assert all(entry.live for _, entry in group.subscription.entries)
         wanted = any(group.remaining(event) > 0 for group in self.model.groups for event in group.interests)
         for queue in QUEUES:
-            watched = any(one.source.name == queue for group in self.model.groups for one in group.interests.values())
+            # What nobody wants more from is not asked for.
+            watched = any(
+                one.source.name == queue and group.remaining(event) > 0
+                for group in self.model.groups
+                for event, one in group.interests.items()
+            )
             session = self.model.broker.channel(queue).session("")
             in_flight = {self.model.broker.channel(queue).records[n].identity(queue) for n in session.in_flight}
             full = len(open_ids) >= MOST  # the rest of a batch waits for room

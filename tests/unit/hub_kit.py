@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeVar
 
 import anyio
 
-from event_triggers.channel import ChannelStatistics
 from event_triggers.errors import ConnectionMissingError
 from event_triggers.hub import Hub
 from event_triggers.message import Message
@@ -24,6 +23,7 @@ from event_triggers.sources.base import (
     Source,
     Stream,
 )
+from event_triggers.statistics import ChannelStatistics
 from event_triggers.subscription import Delivery, Interest, Subscription
 from event_triggers.testing import ManualClock, MemoryBroker, MemoryLog, MemoryQueue
 

@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import pytest
 
-from event_triggers import connecting, settling
+from event_triggers import channel, connecting, settling
 from event_triggers.backoff import Backoff
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.sources.base import Opening, Outcome
@@ -368,8 +368,7 @@ async def test_a_mistake_of_ours_ends_the_wait_instead_of_hanging_it(
         raise ZeroDivisionError
 
     async with kit.group(want(QUEUE), live=False) as group:
-        (channel,) = kit.hub._channels.values()
-        monkeypatch.setattr(channel, "_pause", oops)
+        monkeypatch.setattr(channel, "pause", oops)
         await idle()
         kit.broker.cut()
         with pytest.raises(ZeroDivisionError):

@@ -200,7 +200,8 @@ async def test_what_patterns_cannot_read_others_may_want(kit: Kit) -> None:
 
 async def test_unreadable_for_one_source_is_only_unwanted_on_another(kit: Kit) -> None:
     documents, pictures = MemoryQueue("documents", shared="one"), MemoryQueue("pictures", shared="one")
-    async with kit.group(want(documents, pattern={"n": [1]}), want(pictures, count=1)) as group:
+    never = want(pictures, "never", accepts=lambda _: False)
+    async with kit.group(want(documents, pattern={"n": [1]}), want(pictures, count=1), never) as group:
         kit.broker.publish("pictures", b"\xff")
         (await kit.received(group, 1))[0].accept()
         kit.broker.publish("pictures", b"\xff")

@@ -1,0 +1,107 @@
+"""Which messages of a queue may come again though they are recorded: nobody knows that the broker was told.
+
+Flow: a message is *owed* from when a group accepts it, or brings it along as recorded before a restart, until the
+broker was told of it or of its copy, or until the time is up in which a copy would have come
+(:attr:`~event_triggers.sources.base.Source.redelivery`). What is owed of a group that has ended for good is *left*:
+nobody else brings it along, so the channel lingers for it.
+
+Invariants:
+
+* Nothing is owed where the source says that nothing comes again.
+* The time runs while the queue can be read, and a new connection begins it anew. What is left is waited for without
+  regard to that, after the first connection, so lingering is bounded.
+
+Nothing survives a restart: what was left when the process ended stays in the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from event_triggers.clock import Clock, move_on_after
+
+__all__ = ["MOST_OWED", "Owed"]
+
+MOST_OWED = 10_000
+"""Of how many messages of one channel it is remembered that their queue may deliver them again."""
+
+
+class Owed:
+    """What one channel owes to its broker."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._within = 0.0
+        self._until: dict[str, float] = {}
+        self._left: set[str] = set()
+        self._connections = 0
+        self._reading = False
+        self._changed = asyncio.Event()
+
+    def expect_within(self, seconds: float) -> None:
+        """Copies come within so many seconds; the longest time that any source gives holds."""
+        self._within = max(self._within, seconds)
+
+    def add(self, identities: Iterable[str]) -> None:
+        """These are recorded, and the broker may not know."""
+        if not self._within:
+            return
+        until = self._clock.monotonic() + self._within
+        for identity in identities:
+            self._until.pop(identity, None)
+            self._until[identity] = until
+        while len(self._until) > MOST_OWED:
+            self.told(next(iter(self._until)))
+
+    def told(self, identity: str) -> None:
+        """The broker knows of this one."""
+        self._until.pop(identity, None)
+        self._left.discard(identity)
+        self._changed.set()
+
+    def leave(self, identities: Iterable[str]) -> None:
+        """The group that has recorded these has ended for good."""
+        self._left.update(identity for identity in identities if identity in self._until)
+        self._changed.set()
+
+    def connected(self) -> None:
+        """There is a new connection, over which copies come."""
+        self._connections += 1
+        self._reading = True
+        again = self._clock.monotonic() + self._within
+        for identity in self._until:
+            if self._connections == 1 or identity not in self._left:
+                self._until[identity] = again
+
+    def disconnected(self) -> None:
+        """It has ended."""
+        self._reading = False
+
+    def __len__(self) -> int:
+        """Of how many messages a copy may still come."""
+        self._expire()
+        return len(self._until)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether some of them are nobody's business but the channel's."""
+        self._expire()
+        return bool(self._left)
+
+    async def changed(self) -> None:
+        """Wait until something is told or left, or the time for all that is left is up."""
+        self._changed.clear()
+        if not self.lingers:
+            await self._changed.wait()
+            return
+        latest = max(self._until[identity] for identity in self._left)
+        async with move_on_after(self._clock, latest - self._clock.monotonic()):
+            await self._changed.wait()
+
+    def _expire(self) -> None:
+        now = self._clock.monotonic()
+        over = [one for one, until in self._until.items() if until <= now and (self._reading or one in self._left)]
+        for identity in over:
+            del self._until[identity]
+            self._left.discard(identity)
