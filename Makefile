@@ -16,7 +16,7 @@ TESTS_OLDEST ?= tests/airflow
 BIN := $(VENV)/bin
 export PYTHON KEEP
 
-.PHONY: help venv demo test test-oldest lint format docs constraints clean
+.PHONY: help venv demo test test-oldest chaos lint format docs constraints clean
 
 help: ## Show the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -40,6 +40,10 @@ test: $(VENV)/.made ## Run all tests, with real brokers and a real Airflow
 test-oldest: $(VENV_OLDEST)/.made ## Run the Airflow tests on the oldest supported Airflow
 	@scripts/system-deps
 	exec $(VENV_OLDEST)/bin/python -m pytest $(TESTS_OLDEST) $(ARGS)
+
+chaos: $(VENV)/.made ## Break things for half an hour while messages flow, and count what is lost (ARGS="--seed 7")
+	@scripts/system-deps
+	exec $(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(VENV)/.made ## Check style, types and the rules about who imports whom
 	@$(BIN)/ruff check .

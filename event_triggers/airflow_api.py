@@ -47,6 +47,8 @@ _MOST_ERRORS = 5
 _MOST_ERRORS_AMONG_ANSWERS = 3
 """... and how often of these while Airflow has answered another request since the time before."""
 _MOST_REMEMBERED = 1000
+_QUIET = 1.0
+"""Seconds without a failure after which one good answer says that Airflow is back, whoever still sleeps."""
 
 
 def path_of(*parts: str) -> str:
@@ -96,6 +98,7 @@ class AirflowApi:
         self._token = settings.token
         self._renewing = asyncio.Lock()
         self._troubled: dict[Backoff, str] = {}
+        self._last_failure = float("-inf")
         self._listeners: dict[Callable[[int, str], None], None] = {}
         self._answers = 0
         """How many requests Airflow has answered for which it needs its database."""
@@ -198,6 +201,7 @@ class AirflowApi:
 
     async def _wait(self, backoff: Backoff, answer: httpx.Response | httpx.RequestError) -> None:
         pause = backoff.next()
+        self._last_failure = self._clock.monotonic()
         if isinstance(answer, httpx.Response):
             pause = max(pause, _retry_after(answer))
             what = f"answers {answer.status_code}"
@@ -211,7 +215,11 @@ class AirflowApi:
         await self._clock.sleep(pause)
 
     def _answered(self, backoff: Backoff) -> None:
-        if self._troubled.pop(backoff, None) and not self._troubled:
+        if self._troubled.pop(backoff, None) is None:
+            return
+        # Others may sleep for a while before they try again, and find that it is back, too.
+        if not self._troubled or self._clock.monotonic() - self._last_failure > _QUIET:
+            self._troubled.clear()
             self._tell(logging.INFO, f"Airflow's API at {self.settings.base_url} is back")
 
     def _tell(self, level: int, text: str) -> None:

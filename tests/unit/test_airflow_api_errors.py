@@ -1,4 +1,4 @@
-"""Calls to Airflow's API: a request that is always answered 500, and when it is to blame for that."""
+"""Calls to Airflow's API: a request that is always answered 500, and when it is to blame for that; when it is back."""
 
 from __future__ import annotations
 
@@ -97,3 +97,23 @@ async def test_one_answer_before_the_trouble_blames_nobody() -> None:
         assert not call.done()
         call.cancel()
         await asyncio.wait({call})
+
+
+async def test_it_is_back_for_all_when_one_call_is_answered() -> None:
+    """The others sleep for up to 15 s before they find out."""
+    edge = Edge(lambda request: answer(503))
+    told: list[str] = []
+    async with edge.api() as api:
+        api.listen(lambda level, text: told.append(text))
+        early = asyncio.ensure_future(api.call("GET", "/api/v2/early"))
+        await edge.pass_time(lambda: len(edge.requests) > 10)
+        late = asyncio.ensure_future(api.call("GET", "/api/v2/late"))
+        await edge.pass_time(lambda: sum(one.url.path.endswith("late") for one in edge.requests) == 4, step=0.1)
+        edge.handler = lambda request: answer()
+        await edge.pass_time(late.done, step=0.5)
+        assert not early.done()
+        assert told[-1] == "Airflow's API at http://airflow is back"
+        assert api.trouble is None
+        early.cancel()
+        await asyncio.wait({early})
+    assert len(told) == 2
