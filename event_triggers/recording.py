@@ -12,23 +12,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from event_triggers.clock import Clock
+from event_triggers.clock import Clock, parse_datetime
+from event_triggers.event import load_callable
 from event_triggers.ledger import Arrival, Book, Received, payload_of
 from event_triggers.message import Message
 from event_triggers.notes import note_of
 from event_triggers.progress import EventProgress, GroupProgress
-from event_triggers.subscription import Delivery, Subscription
+from event_triggers.subscription import Delivery, Interest, Subscription
+from event_triggers.terms import since_of
 from event_triggers.text import plain_logger, shown
 
 __all__ = ["Recorder"]
 
 log = plain_logger(__name__)
 
+_UNLIMITED = 2**31
+
 
 class Recorder:
     """Records what comes, in a group where every message that matches counts.
 
     :param too_late: whether a message came after the time was up.
+    :param timezone: by which days and months go.
     :param payload_limit: payloads whose JSON is longer (in bytes) are kept as a reference.
     """
 
@@ -43,18 +48,44 @@ class Recorder:
         clock: Clock,
         too_late: Callable[[Message], bool],
         payload_limit: int,
+        timezone: str = "UTC",
     ) -> None:
         self._progress = progress
         self._book = book
         self._clock = clock
         self._too_late = too_late
         self._payload_limit = payload_limit
+        self._timezone = timezone
         self._recorded = asyncio.Event()
 
     async def next_recorded(self) -> None:
         """Wait until something has been recorded, or turned out not to be wanted."""
         self._recorded.clear()
         await self._recorded.wait()
+
+    def interests(self) -> list[Interest]:
+        """What is asked of the hub: all that is missing, and to know again what a queue may deliver once more.
+
+        :raises InvalidEventError: when a match callable cannot be imported.
+        """
+        interests = []
+        for one in self._progress:
+            source, match = one.event.source, one.event.match
+            if one.done and (source.replayable or not one.received):
+                continue
+            interests.append(
+                Interest(
+                    one.name,
+                    source,
+                    pattern=match if isinstance(match, Mapping) else None,
+                    accepts=load_callable(match) if isinstance(match, str) else None,
+                    count=_UNLIMITED if self.unlimited and not one.done else one.missing,
+                    since=since_of(one.event, self._timezone),
+                    until=None if one.event.until is None else parse_datetime(one.event.until),
+                    recorded=frozenset(received.id for received in one.received) if one.received else frozenset(),
+                )
+            )
+        return interests
 
     async def restore(self) -> None:
         """Take in what earlier tries have left, before anything is received."""

@@ -33,17 +33,17 @@ from functools import partial
 import anyio
 
 from event_triggers.choosing import Chooser
-from event_triggers.clock import Clock, move_on_after, parse_datetime
+from event_triggers.clock import Clock, move_on_after
 from event_triggers.connecting import root_cause
 from event_triggers.errors import EventTriggersError
-from event_triggers.event import Event, load_callable
+from event_triggers.event import Event
 from event_triggers.hub import Hub
 from event_triggers.ledger import Arrival, Book, GroupRef, Ledger
 from event_triggers.message import Message
 from event_triggers.progress import EventProgress, GroupProgress
 from event_triggers.recording import Recorder
 from event_triggers.subscription import Interest, Subscription
-from event_triggers.terms import Terms, Timeline, since_of
+from event_triggers.terms import Terms, Timeline
 from event_triggers.text import plain_logger
 from event_triggers.verdict import Status, Verdict
 
@@ -55,7 +55,6 @@ FINISH_RECORDING = 30.0
 """Seconds past the deadline that reading and recording what came in time may take."""
 FINISH_SETTLING = 15.0
 """Seconds that the brokers' last acknowledgements may take before the verdict goes out."""
-_UNLIMITED = 2**31
 
 
 class GroupWait:
@@ -204,7 +203,7 @@ class GroupWait:
                     await self._linger()
                 return
             await self._recorder.restore()
-            async with self._hub.subscribe(self._group.identity, self._interests()) as subscription:
+            async with self._hub.subscribe(self._group.identity, self._recorder.interests()) as subscription:
                 self._subscription = subscription
                 try:
                     async with anyio.create_task_group() as group:
@@ -227,6 +226,7 @@ class GroupWait:
             clock=self._clock,
             too_late=self._too_late,
             payload_limit=self._payload_limit,
+            timezone=self._terms.timezone,
         )
 
     async def _linger(self) -> None:
@@ -384,27 +384,6 @@ class GroupWait:
         one.received, one.known = received, True
         if not one.done:
             self._marked_by_hand(one, "success")
-
-    def _interests(self) -> list[Interest]:
-        unlimited = self._recorder is not None and self._recorder.unlimited
-        interests = []
-        for one in self._progress:
-            source, match = one.event.source, one.event.match
-            if one.done and (source.replayable or not one.received):
-                continue
-            interests.append(
-                Interest(
-                    one.name,
-                    source,
-                    pattern=match if isinstance(match, Mapping) else None,
-                    accepts=load_callable(match) if isinstance(match, str) else None,
-                    count=_UNLIMITED if unlimited and not one.done else one.missing,
-                    since=since_of(one.event, self._terms.timezone),
-                    until=None if one.event.until is None else parse_datetime(one.event.until),
-                    recorded=frozenset(received.id for received in one.received) if one.received else frozenset(),
-                )
-            )
-        return interests
 
 
 def _tell(level: int, text: str) -> None:

@@ -8,7 +8,7 @@ import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from event_triggers.message import Message
 from event_triggers.sources.base import Opening, Source
 from event_triggers.sources.kafka import KafkaTopic
 from event_triggers.sources.mqtt import MqttTopic
-from event_triggers.testing import MemoryLedger
 from event_triggers.terms import Terms, Timeline
+from event_triggers.testing import MemoryLedger
 from event_triggers.verdict import Status, Verdict
 from event_triggers.wait import GroupWait
 from servers.mosquitto import Mosquitto

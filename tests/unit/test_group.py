@@ -137,7 +137,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         "EventGroupSensor 'wait': timeout must be longer than nothing, got -5",
     ),
     "a timeout of zero": (lambda: EventGroup("inputs", ONE, timeout=0), "timeout must be longer than nothing"),
-    "a negative timedelta": (lambda: sensor(timeout=timedelta(seconds=-1)), "got datetime.timedelta(days=-1"),
+    "a negative timedelta": (lambda: sensor(timeout=timedelta(seconds=-1)), "timeout must be longer than nothing"),
     "an endless timeout": (lambda: sensor(timeout=float("inf")), "timeout is longer than a thousand years"),
     "a timeout that is none": (lambda: sensor(timeout="soon"), "timeout"),
     "a lambda": (

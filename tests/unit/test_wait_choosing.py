@@ -24,7 +24,7 @@ class PrivateQueue(MemoryQueue):
 
 
 def pair(kind: str = "log") -> dict[str, Event]:
-    make = {"log": from_log, "queue": from_queue}[kind]
+    make: Any = from_log if kind == "log" else from_queue
     return {"orders": make("orders", channel=kind), "stock": make("stock", channel=kind)}
 
 
