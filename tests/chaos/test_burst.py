@@ -1,4 +1,4 @@
-"""The short form of the burst: 500 groups lose nothing, and memory stays bounded. The long form tells how fast it is."""
+"""The short form of the burst: 500 groups lose nothing, and memory stays bounded. How fast, the long form tells."""
 
 from __future__ import annotations
 
