@@ -23,6 +23,7 @@ After a restart everything is read back: states by :meth:`Book.load`, what a mar
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -55,6 +56,8 @@ DEFAULT_PAYLOAD_LIMIT = 48 * 1024
 _VIEW = 2000
 _DEEPEST = 100
 """Levels of nesting beyond which Airflow's own checks of an XCom might not return."""
+_MANY_DIGITS = re.compile(rb"\d{19}")
+"""What may be a whole number of more than 64 bits, which Airflow stores, but cannot hand to a task."""
 _FACTS = ("source", "stream", "position", "id", "timestamp", "received_at")
 
 
@@ -157,8 +160,9 @@ def over_round(facts: Any, round_: str) -> str | None:
 def payload_of(message: Message, limit: int = DEFAULT_PAYLOAD_LIMIT) -> Any:
     """The message's payload for the DAG.
 
-    One whose JSON is longer than ``limit`` bytes becomes a reference with a view; one that Airflow cannot store as it
-    is (a NUL character, which PostgreSQL refuses, or very deep nesting) becomes text, see :func:`as_text`.
+    One whose JSON is longer than ``limit`` bytes becomes a reference with a view. One that Airflow cannot store as it is,
+    or cannot hand to a task (a NUL character, very deep nesting, a whole number of more than 64 bits), becomes text, see
+    :func:`as_text`.
     """
     payload = message.payload
     size = len(message.body or b"")
@@ -196,7 +200,8 @@ def _text(text: str, reason: str) -> dict[str, str]:
 
 
 def _suspicious(body: bytes) -> bool:
-    return b"\0" in body or b"\\u0000" in body or body.count(b"[") + body.count(b"{") > _DEEPEST
+    many = body.count(b"[") + body.count(b"{") > _DEEPEST
+    return many or b"\0" in body or b"\\u0000" in body or _MANY_DIGITS.search(body) is not None
 
 
 def _storable(payload: Any) -> bool:
@@ -211,7 +216,10 @@ def _storable(payload: Any) -> bool:
             if depth > _DEEPEST:
                 return False
             waiting += [(inner, depth + 1) for inner in value]
-        elif isinstance(value, str) and "\0" in value:
+        elif isinstance(value, str):
+            if "\0" in value:
+                return False
+        elif isinstance(value, int) and not -(2**63) <= value < 2**64:
             return False
     return True
 

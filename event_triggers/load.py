@@ -2,6 +2,9 @@
 
 While it is too much the reader does not ask its stream for more, which pauses the broker. So what a channel keeps in
 memory is bounded by these limits, one batch and what single events ask for, however slowly messages are recorded.
+
+A reader asks for room after each message. So that is also where it lets the rest of the event loop run, when its batch
+takes long: hundreds of groups may want one message, or be told of it.
 """
 
 from __future__ import annotations
@@ -10,13 +13,16 @@ import asyncio
 
 from event_triggers.message import Message
 
-__all__ = ["MOST_UNANSWERED", "MOST_UNANSWERED_BYTES", "Load"]
+__all__ = ["LONGEST_HOLD", "MOST_UNANSWERED", "MOST_UNANSWERED_BYTES", "Load"]
 
 MOST_UNANSWERED = 1000
 """How many messages of one channel may be under way before it pauses its broker."""
 
 MOST_UNANSWERED_BYTES = 32 * 1024 * 1024
 """How many bytes their bodies may have together before it does; one message may be larger, and is then alone."""
+
+LONGEST_HOLD = 0.01
+"""Seconds after which a reader lets others run, even in the middle of a batch."""
 
 
 class Load:
@@ -26,6 +32,8 @@ class Load:
         self.messages = 0
         self.bytes = 0
         self._room = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
 
     def take(self, message: Message) -> None:
         """This message is under way from now on."""
@@ -39,7 +47,10 @@ class Load:
         self._room.set()
 
     async def room(self) -> None:
-        """Wait until there is room for more."""
+        """Wait until there is room for more, and let others run if that was long ago."""
         while self.messages >= MOST_UNANSWERED or self.bytes >= MOST_UNANSWERED_BYTES:
             self._room.clear()
             await self._room.wait()
+        if self._loop.time() - self._since > LONGEST_HOLD:
+            await asyncio.sleep(0)
+            self._since = self._loop.time()

@@ -156,7 +156,9 @@ def _servers(extra: Extra) -> tuple[str, ...]:
 def _server(extra: Extra, text: str) -> str:
     match = re.fullmatch(r"(?:\w+://)?(?P<host>\[[0-9a-fA-F:.%\w]+\]|[^\s:/@\[\]]+)(?::(?P<port>\d{1,5}))?", text)
     if match is None or not 0 < int(match["port"] or _DEFAULT_PORT) < 65536:
-        raise extra.wrong(f"bootstrap.servers must be host:port, several with commas between, not {text!r}")
+        _, login, place = text.rpartition("@")  # whoever writes a login there means a secret
+        named = f"***@{place}" if login else text
+        raise extra.wrong(f"bootstrap.servers must be host:port, several with commas between, not {named!r}")
     return f"{match['host']}:{match['port'] or _DEFAULT_PORT}"
 
 
@@ -251,8 +253,8 @@ def _oidc(extra: Extra) -> TokenSettings:
         if value is None:
             raise extra.wrong(f"sasl.oauthbearer.method oidc needs {keys[0]}")
         values[what] = value
-    if not values["endpoint"].startswith(("https://", "http://")):
-        raise extra.wrong(f"{prefix}token.endpoint.url must be an address that begins with https://")
+    if not values["endpoint"].startswith(("https://", "http://")) or "@" in values["endpoint"]:
+        raise extra.wrong(f"{prefix}token.endpoint.url must be an address that begins with https://, without a login")
     extra.pair("https.ca.location", "https.ca.pem")
     return TokenSettings(
         endpoint=values["endpoint"],

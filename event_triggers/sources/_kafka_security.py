@@ -18,6 +18,7 @@ import anyio
 from event_triggers.clock import Clock
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.sources._kafka_config import KafkaSettings, TlsSettings, TokenSettings
+from event_triggers.text import text_of
 
 __all__ = ["Tokens", "tls_context"]
 
@@ -167,7 +168,11 @@ class Tokens:
         except (ConfigurationError, StreamError):
             raise
         except Exception as error:
-            raise StreamError(f"{self._what} gave no token: {type(error).__name__}: {error}") from error
+            # Not along with the error itself: it may hold what the callable was given, which is often a secret.
+            text = text_of(error)
+            if self._settings.config:
+                text = text.replace(self._settings.config, "***")
+            raise StreamError(f"{self._what} gave no token: {type(error).__name__}: {text}") from None
 
     @property
     def _what(self) -> str:

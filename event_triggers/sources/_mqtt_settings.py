@@ -203,6 +203,10 @@ def read_settings(connection: BrokerConnection) -> MqttSettings:
     where = f"connection {connection.conn_id!r}"
     if not connection.host:
         raise ConfigurationError(f"{where}: it has no host; enter the name or address of the MQTT broker")
+    if "@" in connection.host:
+        raise ConfigurationError(
+            f"{where}: its host must be the name or address of the MQTT broker alone; a login has fields of its own"
+        )
     if connection.schema:
         raise ConfigurationError(
             f"{where}: MQTT has no use for its field Schema, which holds {connection.schema!r}; empty it"

@@ -255,6 +255,8 @@ def translated(error: Exception, where: str) -> EventTriggersError:
     from botocore import exceptions as aws
 
     if isinstance(error, aws.ClientError):
+        # Its text may hold the whole signed request, session token included, and it stays behind ours as the cause.
+        error.args = (said(error.response["Error"]),)
         if error.operation_name.startswith("AssumeRole"):
             return StreamError(f"{where}: the connection's role cannot be assumed: {said(error.response['Error'])}")
         return StreamError(f"{where}: {advice(error.response['Error'])}")

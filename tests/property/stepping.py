@@ -1,35 +1,40 @@
 """What the state machines of the hub share: an event loop that runs until it is idle, and groups that act step by step.
 
 A machine changes one thing, lets the loop run until only the clock or the machine itself could move it on, and looks.
-So any interleaving that hypothesis thinks of can be played again.
+Or it lets the loop run only a few steps, and changes the next thing: so everything can happen at every ``await``.
+Any interleaving that hypothesis thinks of can be played again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import selectors
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import anyio
 from hypothesis import HealthCheck, Phase, settings
 
 from event_triggers.callables import CallableError, Callables, MatchCallable
-from event_triggers.errors import ConnectionMissingError, StreamError
+from event_triggers.errors import ConnectionMissingError
 from event_triggers.hub import Hub
 from event_triggers.message import Message
 from event_triggers.sources.base import BrokerConnection
-from event_triggers.subscription import Delivery, Interest, Subscription
+from event_triggers.subscription import Answer, Delivery, Handout, Interest, Responder, Subscription
 from event_triggers.testing import ManualClock, MemoryBroker
+from tests.property.faults import Faults
 
 __all__ = ["MANY", "Group", "HubModel", "StepLoop", "SteppedCallables"]
 
 
 MANY = settings(
-    max_examples=200,
-    stateful_step_count=40,
+    max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "150")),
+    stateful_step_count=int(os.environ.get("PROPERTY_STEPS", "40")),
     deadline=None,
     report_multiple_bugs=False,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
@@ -54,24 +59,50 @@ class StepLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         selector = _IdleSelector()
         selector.idle = self.stop
+        self._now = 0.0
         super().__init__(selector)
         self.errors: list[dict[str, Any]] = []
         self.set_exception_handler(lambda _, context: self.errors.append(context))
+        self.rested = True
+        """Whether nothing could run when it last stopped."""
+        self.patience: int | None = None
+        """How many steps the next :meth:`run` takes, unless it runs until nothing is ready."""
+
+    def time(self) -> float:
+        """Stands still but for :meth:`advance`."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Timers that are due by then run next."""
+        self._now += seconds
 
     def run_until_idle(self) -> None:
-        """Run whatever can run; due or not, timers do not count."""
+        """Run whatever can run."""
         self.run_forever()
+        self.rested = True
+        assert not self.errors, self.errors
+
+    def step(self) -> None:
+        """Run what is ready now, once."""
+        self.call_soon(self.stop)
+        self.run_forever()
+        self.rested = False
         assert not self.errors, self.errors
 
     def run(self, act: Callable[[], Any]) -> Any:
-        """Call something inside the loop, and then let everything run."""
+        """Call something inside the loop, and then let everything run, or as much as patience allows."""
         result: list[Any] = []
 
         async def call() -> None:
             result.append(act())
 
         task = self.create_task(call())
-        self.run_until_idle()
+        steps, self.patience = self.patience, None
+        if steps is None:
+            self.run_until_idle()
+        else:
+            for _ in range(steps + 1):
+                self.step()
         task.result()
         return result[0]
 
@@ -104,16 +135,55 @@ class SteppedCallables(Callables):
             question.set_result(accepts(message))
 
 
+class Witness:
+    """Sees every message handed out and every answer, at the moment it happens."""
+
+    def __init__(self) -> None:
+        self.handed: dict[Subscription, list[Delivery]] = {}
+        self.answers: dict[Handout, dict[Delivery, str]] = {}
+        """Of each message on its way, whoever was handed it, and how he answered (``""`` if he has not)."""
+        self._offer, self._answer = Subscription.offer, Delivery.answer
+
+    def offer(self, to: Subscription, handout: Handout, names: Sequence[str], responder: Responder) -> None:
+        """Stands for the subscription's."""
+        self._offer(to, handout, names, responder)
+        delivery = next(reversed(to._open))
+        self.handed.setdefault(to, []).append(delivery)
+        self.answers.setdefault(handout, {})[delivery] = ""
+
+    def answer(self, delivery: Delivery, answer: Answer) -> None:
+        """Stands for the delivery's."""
+        answers = self.answers[delivery._handout]
+        answers[delivery] = answers[delivery] or answer.value
+        self._answer(delivery, answer)
+
+    def watching(self) -> ExitStack:
+        """See all that happens in this context."""
+        stack = ExitStack()
+        stack.enter_context(patch.object(Subscription, "offer", lambda *args: self.offer(*args)))
+        stack.enter_context(patch.object(Delivery, "answer", lambda *args: self.answer(*args)))
+        return stack
+
+    def open_ids(self) -> set[str]:
+        """The messages that somebody has not answered for."""
+        return {one.message.id for answers in self.answers.values() for one, how in answers.items() if not how}
+
+    def concluded(self) -> list[dict[Delivery, str]]:
+        """The answers for those messages for which the last has come since this was asked before."""
+        over = [handout for handout, answers in self.answers.items() if all(answers.values())]
+        return [self.answers.pop(handout) for handout in over]
+
+
 @dataclass(eq=False)
 class Group:
     """A group that a machine moves."""
 
     interests: dict[str, Interest]
     name: str = "group"
+    witness: Witness = field(default_factory=Witness)
     subscription: Subscription | None = None
-    deliveries: list[Delivery] = field(default_factory=list)
-    """All it was ever handed."""
     unanswered: list[Delivery] = field(default_factory=list)
+    """What it has received and not answered."""
     recorded: list[Delivery] = field(default_factory=list)
     dropped: set[str] = field(default_factory=set)
     over: bool = False
@@ -131,9 +201,18 @@ class Group:
 
     async def _collect(self, subscription: Subscription) -> None:
         while True:
-            deliveries = await subscription.receive()
-            self.deliveries += deliveries
-            self.unanswered += deliveries
+            self.unanswered += await subscription.receive()
+
+    @property
+    def deliveries(self) -> Sequence[Delivery]:
+        """All it was ever handed."""
+        return [] if self.subscription is None else self.witness.handed.get(self.subscription, [])
+
+    @property
+    def live(self) -> set[str]:
+        """The events that see every message."""
+        entries = [] if self.subscription is None else self.subscription.entries
+        return {entry.interest.name for _, entry in entries if entry.live}
 
     def answer(self, delivery: Delivery, how: str) -> None:
         """Answer one of the unanswered."""
@@ -169,13 +248,19 @@ class HubModel:
         asyncio.set_event_loop(self.loop)
         self.clock = ManualClock()
         self.broker = MemoryBroker(clock=self.clock, batch_size=3)
+        self.faults = Faults()
         self.hub = Hub(_no_connection, clock=self.clock)
         self.hub._callables = self.callables = SteppedCallables()
+        self.witness = Witness()
+        self._watching = self.witness.watching()
         self.groups: list[Group] = []
+        self.leaving: list[Group] = []
+        self.steady = True
+        """Whether nothing has hung, and everything has always run to its end, since it was calm."""
 
     def subscribe(self, interests: Iterable[Interest], name: str = "group") -> Group:
         """One more group."""
-        group = Group({interest.name: interest for interest in interests}, name)
+        group = Group({interest.name: interest for interest in interests}, name, self.witness)
 
         def start() -> None:
             group.task = self.loop.create_task(group.listen(self.hub))
@@ -184,46 +269,63 @@ class HubModel:
         self.loop.run(start)
         return group
 
-    def leave(self, group: Group, *, over: bool) -> None:
-        """The group goes, and may leave messages unanswered."""
+    def leave(self, group: Group, *, over: bool = False, cancelled: bool = False) -> None:
+        """The group goes, and may leave messages unanswered; or its task is cancelled."""
+        assert group.task is not None
         group.over = over
-        self.loop.run(group.leaving.set)
-        self._gone(group)
-
-    def cancel(self, group: Group) -> None:
-        """The group's task is cancelled."""
-        assert group.task is not None
-        self.loop.run(group.task.cancel)
-        assert group.task.cancelled()
-        self._gone(group)
-
-    def _gone(self, group: Group) -> None:
-        assert group.task is not None
-        assert group.task.done(), "leaving hangs"
         self.groups.remove(group)
+        self.leaving.append(group)
+        self.loop.run(group.task.cancel if cancelled else group.leaving.set)
+        if self.steady:
+            self.check_left()
+
+    def check_left(self) -> None:
+        """Whoever was to go is gone."""
+        for group in self.leaving:
+            assert group.task is not None
+            assert group.task.done(), "leaving hangs"
+            assert group.task.cancelled() or group.task.exception() is None
+        self.leaving.clear()
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
+        self.loop.advance(seconds)
         self.loop.run(lambda: self.clock.advance(seconds))
+
+    def hurry(self, steps: int) -> None:
+        """Let only a few steps happen after the next thing that is done."""
+        self.steady = False
+        self.loop.patience = steps
+
+    def fault(self, where: str, how: str) -> None:
+        """The next such call at the broker goes wrong."""
+        self.steady = self.steady and how != "hang"
+        self.faults.add(where, how)
 
     def break_something(self, what: str, times: int) -> None:
         """The connection, the next openings, or the next settlements fail."""
-        error = StreamError(f"{what} failed")
-        if what == "open":
-            self.broker.fail_next_open(error, times=times)
-        elif what == "settle":
-            self.broker.fail_next_settle(error, times=times)
+        if what in ("open", "settle"):
+            for _ in range(times):
+                self.fault(what, "fail")
         if what in ("cut", "open"):
             self.loop.run(self.broker.cut)
 
-    def calm_down(self, rounds: int = 5) -> None:
+    def calm_down(self) -> None:
         """Nothing fails any more: let callables answer and time pass until all is mended."""
-        self.broker._failing_opens.clear()
-        self.broker._failing_settles.clear()
-        for _ in range(rounds):
+        self.loop.patience = None
+        self.loop.run(self.faults.end)
+        for turn in range(30):
             while self.callables.pending:
                 self.loop.run(lambda: self.callables.answer(0))
+            if turn > 1 and not self.clock.sleepers:
+                break  # nobody pauses before he tries again
             self.advance(40)
+        self.check_left()
+        self.steady = True
+
+    def check_nothing_wrong(self) -> None:
+        """No call at the broker that must not be."""
+        assert not self.faults.wrong, self.faults.wrong
 
     def check_nothing_left(self) -> None:
         """After the last group: no connection, no task."""
@@ -235,6 +337,7 @@ class HubModel:
 
     def close(self) -> None:
         """End the loop."""
+        self._watching.close()
         for task in asyncio.all_tasks(self.loop):
             task.cancel()  # only after a failure
         self.loop.run_forever()

@@ -14,11 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from event_triggers import load
 from event_triggers.message import Message
 from event_triggers.subscription import Interest
-from event_triggers.testing import ManualClock, MemoryLog
+from event_triggers.testing import ManualClock
+from tests.property.faults import HOW, FaultyLog
 from tests.property.stepping import MANY, Group, HubModel
 
-LOG = MemoryLog("log")
-KEYED = MemoryLog("log", keys=("x",))
+LOG = FaultyLog("log")
+KEYED = FaultyLog("log", keys=("x",))
 BEGIN = ManualClock().now()
 MOST = 8
 
@@ -78,9 +79,11 @@ class LogMachine(RuleBasedStateMachine):
         self.count = 0
         self.live: dict[Group, dict[str, int]] = {}
         """How many messages had been sent, at most, when an event of a group was live."""
+        self.hasty = False
 
-    @initialize(partitions=st.integers(1, 3), interests=interests())
-    def begin(self, partitions: int, interests: list[Interest]) -> None:
+    @initialize(partitions=st.integers(1, 3), hasty=st.booleans(), interests=interests())
+    def begin(self, partitions: int, hasty: bool, interests: list[Interest]) -> None:
+        self.hasty = hasty
         self.model.broker.partitions("log", partitions)
         self.subscribe(interests)
 
@@ -136,20 +139,17 @@ class LogMachine(RuleBasedStateMachine):
         if not self.model.groups:
             return
         group = self.model.groups[place % len(self.model.groups)]
-        if cancelled:
-            self.model.cancel(group)
-        else:
-            self.model.leave(group, over=over)
+        self.model.leave(group, over=over, cancelled=cancelled)
 
     @rule(place=st.integers(0, 9))
     def move(self, place: int) -> None:
-        """The group is stopped, and starts again with what it has recorded."""
+        """The group is stopped, and starts again with what it has recorded; perhaps before it is quite gone."""
         if not self.model.groups:
             return
         group = self.model.groups[place % len(self.model.groups)]
         if any(interest.since is None for interest in group.interests.values()):
             return
-        self.model.leave(group, over=False)
+        self.model.leave(group)
         again = []
         for event, interest in group.interests.items():
             recorded = {delivery.message.id for delivery in group.recorded if event in delivery.events}
@@ -163,8 +163,24 @@ class LogMachine(RuleBasedStateMachine):
             return
         group = self.model.groups[place % len(self.model.groups)]
         name = list(group.interests)[event % len(group.interests)]
+        if group.subscription is None:
+            return
         group.dropped.add(name)
         self.model.loop.run(lambda: group.subscription.drop(name))  # type: ignore[union-attr]
+
+    @rule(steps=st.integers(0, 12))
+    def hurry(self, steps: int) -> None:
+        if self.hasty:
+            self.model.hurry(steps)
+
+    @rule(where=st.sampled_from(["open", "close", "watch", "unwatch", "pull", "locate"]), how=st.sampled_from(HOW))
+    def fault(self, where: str, how: str) -> None:
+        if self.hasty or how != "hang":
+            self.model.fault(where, how)
+
+    @rule()
+    def let_go(self) -> None:
+        self.model.loop.run(self.model.faults.let_go)
 
     @rule(what=st.sampled_from(["cut", "open"]), times=st.integers(1, 4))
     def break_the_connection(self, what: str, times: int) -> None:
@@ -200,10 +216,8 @@ class LogMachine(RuleBasedStateMachine):
                     assert got in self.possible(group, event, sent, len(got)), (event, interest, got)
 
     def note_who_is_live(self, group: Group) -> None:
-        assert group.subscription is not None
-        for _, entry in group.subscription.entries:
-            if entry.live:
-                self.live[group].setdefault(entry.interest.name, self.count)
+        for event in group.live:
+            self.live[group].setdefault(event, self.count)
 
     def possible(self, group: Group, event: str, sent: Sequence[Sent], length: int) -> list[list[str]]:
         """What the event may have received from a partition when it has received so many messages."""
@@ -224,6 +238,8 @@ class LogMachine(RuleBasedStateMachine):
     def little_is_open(self) -> None:
         assert self.model.broker.statistics().open_streams <= 1 + 4, "one is live, and there are two rounds of each age"
         needed = [group for group in self.model.groups if group.unanswered or self.wants(group)]
+        if not self.model.steady:
+            return  # it is closed as soon as it can be
         if not needed:
             assert self.model.broker.statistics().open_streams == 0, "nobody needs the stream any more"
         if not self.model.groups:
@@ -241,7 +257,7 @@ class LogMachine(RuleBasedStateMachine):
         self.model.calm_down()
         while any(group.unanswered for group in self.model.groups):
             self.accept_all()
-            self.model.calm_down(rounds=1)
+            self.model.calm_down()
         self.everybody_gets_his_messages_once_and_in_order()
         for group in self.model.groups:
             for event, interest in group.interests.items():
@@ -264,7 +280,8 @@ class LogMachine(RuleBasedStateMachine):
         try:
             self.calm_down()
             while self.model.groups:
-                self.model.leave(self.model.groups[0], over=False)
+                self.model.leave(self.model.groups[0])
+            self.model.calm_down()
             self.model.check_nothing_left()
         finally:
             self.limit.stop()
