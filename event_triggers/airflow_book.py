@@ -2,11 +2,12 @@
 
 Flow of one recording: payload, facts, then the mark with its note (or, while more is wanted, the note alone). The
 facts are the point at which a message counts as recorded. Where XComs exist already they are read first, and what
-they hold is kept.
+they hold is kept. Where several messages are awaited, what arrives is appended to a series that all triggerers share
+(:mod:`event_triggers.airflow_series`) before the XComs are written from it.
 
 Invariants: a marker's XComs are written by one task at a time in this process. Against another triggerer that writes
-the same marker in the same tenth of a second there is no lock; it happens only while a triggerer that was given up
-still lives.
+the same marker at the same time a series agrees. Of a marker that awaits one message there is no lock: when two
+triggerers find two messages for it in the same tenth of a second, both are acknowledged, and the later one stays.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import anyio
 
 from event_triggers.airflow_api import AirflowApi, path_of
+from event_triggers.airflow_series import FACTS_KEY, PAYLOAD_KEY, Series
 from event_triggers.clock import Clock
 from event_triggers.errors import AirflowApiError
 from event_triggers.ledger import Arrival, Book, GroupRef, Received, as_text, facts_of, held_by, merged, over_round
@@ -35,8 +38,6 @@ __all__ = ["ASK_AGAIN", "END_STATES", "FACTS_KEY", "PAYLOAD_KEY", "AirflowBook",
 ASK_AGAIN = 30.0
 """Seconds until something that Airflow refused is tried again."""
 END_STATES = ("success", "failed", "skipped")
-FACTS_KEY = "event"
-PAYLOAD_KEY = "return_value"
 _KEPT = "candidate_"
 MARKER_OPERATOR = "EventMarker"
 _PAGE = 100
@@ -91,6 +92,7 @@ class AirflowBook(Book):
         self._rounds: dict[str, str] = {}
         self._begun: set[str] = set()
         """Events whose XComs exist."""
+        self._series: dict[str, Series] = {}
         self._news: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._said: set[object] = set()
@@ -181,46 +183,65 @@ class AirflowBook(Book):
 
     async def _store(self, arrival: Arrival) -> tuple[Received, ...]:
         """Write both XComs; give what the marker holds then."""
-        event, key = arrival.event, self.keys[arrival.event]
+        if arrival.wanted > 1:
+            return await self._store_several(arrival)
+        event, key, xcoms = arrival.event, self.keys[arrival.event], self._desk.xcoms
         round_ = self._rounds.get(event, "")
         now = merged((), arrival)
-        if event in self._begun or not now or not await self._write_payloads(arrival, None, now):
-            facts = await self._desk.xcoms.get(key, FACTS_KEY)
-            held = held_by(facts, round_)
-            now = merged(held, arrival)
-            if len(now) == len(held):
+        if event in self._begun or not now or not await self._fit(event, now[0], partial(self._create_payload, key)):
+            held = held_by(await xcoms.get(key, FACTS_KEY), round_)
+            if held or not now:
                 return held
-            before = await self._payloads(key, facts["wanted"], len(held)) if held else []
-            await self._write_payloads(arrival, before, now[len(held) :])
+            await self._fit(event, now[0], partial(self._replace_payload, key))
         self._begun.add(event)
         facts = facts_of(now, arrival.wanted, round_)
-        if not await self._desk.xcoms.create(key, FACTS_KEY, facts):
-            await self._desk.xcoms.replace(key, FACTS_KEY, facts)
+        if not await xcoms.create(key, FACTS_KEY, facts):
+            await xcoms.replace(key, FACTS_KEY, facts)
         return now
 
-    async def _payloads(self, key: MarkerKey, wanted: int, count: int) -> list[Any]:
-        """The payloads of the messages that the facts name; more may be there, of a recording that was cut off."""
-        value = await self._desk.xcoms.get(key, PAYLOAD_KEY)
-        payloads = value if wanted > 1 and isinstance(value, list) else [value]
-        return [*payloads, *([None] * count)][:count]
+    async def _create_payload(self, key: MarkerKey, one: Received) -> bool:
+        return await self._desk.xcoms.create(key, PAYLOAD_KEY, one.payload)
 
-    async def _write_payloads(self, arrival: Arrival, before: list[Any] | None, new: Sequence[Received]) -> bool:
-        """Write what was there before and what is new; with ``None`` for before, only where nothing is yet."""
+    async def _replace_payload(self, key: MarkerKey, one: Received) -> bool:
+        await self._desk.xcoms.replace(key, PAYLOAD_KEY, one.payload)
+        return True
+
+    async def _store_several(self, arrival: Arrival) -> tuple[Received, ...]:
+        event = arrival.event
+        series = self._series.get(event)
+        if series is None:
+            round_ = self._rounds.get(event, "")
+            series = Series(self._desk.xcoms, self.keys[event], round_=round_, wanted=arrival.wanted)
+            self._series[event] = await series.open()
+        together = True
+        while new := merged(series.held, arrival)[len(series.held) :]:
+            try:
+                if together and len(new) > 1:
+                    await series.append(new)
+                else:
+                    await self._fit(event, new[0], partial(_append_one, series))
+            except AirflowApiError as error:
+                if not together or len(new) == 1 or error.status not in _PAYLOAD_REFUSED:
+                    raise
+                # One by one, since Airflow does not say over which of them: the others stay as they came.
+                together = False
+        await self._write_lists(event, series)
+        return series.held
+
+    async def _write_lists(self, event: str, series: Series) -> None:
         try:
-            return await self._try_payloads(arrival, before, [one.payload for one in new])
+            await series.write_lists()
         except AirflowApiError as error:
             if error.status not in _PAYLOAD_REFUSED:
                 raise
-        # One by one, since Airflow does not say over which of them: the others stay as they came.
-        written, first = list(before or ()), before is None
-        for one in new:
-            if not await self._write_payload(arrival, written, one, first):
-                return False
-            first = False
-        return True
+            # Each was taken by itself, so all together are too much.
+            unlisted = series.unlisted()
+            for one in unlisted:
+                self._say_refused(event, one, True, error)
+            await series.write_lists([_left_out(one, str(error)) for one in unlisted])
 
-    async def _write_payload(self, arrival: Arrival, written: list[Any], one: Received, first: bool) -> bool:
-        """Add one payload to those that are written, in the first form that is not refused.
+    async def _fit(self, event: str, one: Received, write: Callable[[Received], Awaitable[bool]]) -> bool:
+        """Write one payload, in the first form that is not refused; gives what ``write`` gives.
 
         Airflow reserves some keys, its database may refuse a value, a proxy may limit sizes. The event has come all the
         same: what is refused as it came is stored as text, and what is refused as text is left out.
@@ -228,7 +249,7 @@ class AirflowBook(Book):
         payload, forms = one.payload, [_in_text, _left_out]
         while True:
             try:
-                stored = await self._try_payloads(arrival, None if first else written, [payload])
+                return await write(replace(one, payload=payload))
             except AirflowApiError as error:
                 if error.status not in _PAYLOAD_REFUSED or not forms:
                     raise
@@ -236,11 +257,8 @@ class AirflowBook(Book):
                 form = forms.pop(0) if error.status != _TOO_LARGE else forms.pop()
                 if form is _left_out:
                     forms.clear()
-                self._say_refused(arrival.event, one, form is _left_out, error)
+                self._say_refused(event, one, form is _left_out, error)
                 payload = form(one, str(error))
-            else:
-                written.append(payload)
-                return stored
 
     def _say_refused(self, event: str, one: Received, left_out: bool, error: AirflowApiError) -> None:
         what = "left out" if left_out else "stored as text, not as it came"
@@ -248,14 +266,6 @@ class AirflowBook(Book):
         loud = left_out or error.status == _FAILED_OVER
         text = f"event {event}: the payload of {where} is {what}, because {error}"
         self._say(text, level=logging.ERROR if loud else logging.WARNING)
-
-    async def _try_payloads(self, arrival: Arrival, before: list[Any] | None, new: list[Any]) -> bool:
-        key = self.keys[arrival.event]
-        value = [*(before or ()), *new] if arrival.wanted > 1 else new[-1]
-        if before is None:
-            return await self._desk.xcoms.create(key, PAYLOAD_KEY, value)
-        await self._desk.xcoms.replace(key, PAYLOAD_KEY, value)
-        return True
 
     async def end(self, event: str, state: str, note: str) -> None:
         await self._patiently(lambda: self._desk.marks.mark(Mark(self.keys[event], note, state)))
@@ -312,6 +322,11 @@ class AirflowBook(Book):
         if about not in self._said:
             self._said.add(about)
             self._tell(level, text)
+
+
+async def _append_one(series: Series, one: Received) -> bool:
+    await series.append([one])
+    return True
 
 
 def _note_again(held: Sequence[Received], wanted: int) -> str | None:

@@ -160,8 +160,8 @@ def over_round(facts: Any, round_: str) -> str | None:
 def payload_of(message: Message, limit: int = DEFAULT_PAYLOAD_LIMIT) -> Any:
     """The message's payload for the DAG.
 
-    One whose JSON is longer than ``limit`` bytes becomes a reference with a view. One that Airflow cannot store as it is,
-    or cannot hand to a task (a NUL character, very deep nesting, a whole number of more than 64 bits), becomes text, see
+    One whose JSON is longer than ``limit`` bytes becomes a reference with a view. One that Airflow cannot store, or
+    cannot hand to a task (a NUL character, very deep nesting, a whole number of more than 64 bits), becomes text, see
     :func:`as_text`.
     """
     payload = message.payload

@@ -12,7 +12,9 @@ Invariants:
   in between, and also over records that nobody is shown (aborted transactions, the marks of transactions).
 * A partition is read from its entry in ``_next``, and one without an entry from its beginning: it appeared later.
 * Offsets never jump silently. What the log no longer has, and a topic that was deleted and created again, is an ERROR
-  in the triggerer's log, and reading goes on with the oldest message there is.
+  in the log of every group that listens, and reading goes on with the oldest message there is.
+* Ids and positions hold the topic's own id, where the broker gives one: those of a topic that was created again are
+  others, though its offsets begin anew.
 * A partition that no broker answers for is a WARNING; when there is no answer for any, the stream raises.
 
 Nothing is kept at the broker. After a restart the hub opens the stream at a position, or a moment, that it knows.
@@ -20,7 +22,9 @@ Nothing is kept at the broker. After a restart the hub opens the stream at a pos
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import base64
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +32,7 @@ from event_triggers.clock import Clock
 from event_triggers.errors import StreamError
 from event_triggers.message import Message
 from event_triggers.sources._kafka_client import KafkaClient, OffsetsGone, Partition
+from event_triggers.sources._kafka_silence import Silence
 from event_triggers.sources.base import LogStream, Position
 from event_triggers.text import plain_logger
 
@@ -56,11 +61,33 @@ class _Place(NamedTuple):
     before_offset_in_id: str
 
 
-class KafkaStream(LogStream):
-    """Reads these topics. Call :meth:`begin` before anything else."""
+class _Offset(int):
+    """An offset, and of which topic, as topics of the same name may follow each other."""
 
-    def __init__(self, client: KafkaClient, topics: Sequence[str], clock: Clock) -> None:
+    topic_id: bytes | None
+
+    @classmethod
+    def of(cls, topic_id: bytes | None, offset: int) -> _Offset:
+        """An offset in the topic of this id; ``None`` where that is not known."""
+        self = cls(offset)
+        self.topic_id = topic_id
+        return self
+
+    def __ge__(self, other: int) -> bool:
+        # Nothing of another topic's can be reached any more.
+        ids = {self.topic_id, getattr(other, "topic_id", None)} - {None}
+        return len(ids) == 2 or int(self) >= int(other)
+
+
+class KafkaStream(LogStream):
+    """Reads these topics. Call :meth:`begin` before anything else.
+
+    :param tell: writes into the logs of those who listen.
+    """
+
+    def __init__(self, client: KafkaClient, topics: Sequence[str], clock: Clock, tell: Callable[..., None]) -> None:
         self._client = client
+        self._tell = tell
         self._topics = topics
         self._clock = clock
         self._label = f"kafka {','.join(topics)} (connection {client.settings.conn_id!r})"
@@ -75,7 +102,7 @@ class KafkaStream(LogStream):
         self._incomplete = False
         self._looked = clock.monotonic()
         self._noted = clock.monotonic()
-        self._silence = _Silence(client.settings.request_timeout + _SLACK, self._label)
+        self._silence = Silence(client.settings.request_timeout + _SLACK, self._label, tell)
         self._has_time_index = False
         """Whether the broker was seen to know when messages were stamped; an empty log does not tell."""
 
@@ -99,10 +126,19 @@ class KafkaStream(LogStream):
             await self._look_for_index([one for one in partitions if self._has_past(_name(one))])
         else:
             self._next = {name: int(offset) for name, offset in start.items()}
+            # If its id is another one now, following it says so.
+            ids = {_topic_of(name): getattr(offset, "topic_id", None) for name, offset in start.items()}
+            self._ids = {topic: identity for topic, identity in ids.items() if identity is not None}
         await self._follow()
 
     def position(self) -> Position:
-        return dict(self._next)
+        return self._marked(self._next)
+
+    def after(self, message: Message) -> Any:
+        return _Offset.of(self._ids.get(message.stream), message.offset + 1)
+
+    def _marked(self, offsets: Mapping[str, int]) -> Position:
+        return {name: _Offset.of(self._ids.get(_topic_of(name)), offset) for name, offset in offsets.items()}
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Message]]:
         while True:
@@ -126,7 +162,16 @@ class KafkaStream(LogStream):
         if unknown and not self._has_time_index:
             for one, offset in (await self._beginnings_without_index(unknown)).items():
                 offsets[_name(one)] = min(offset, offsets[_name(one)])
-        return offsets
+        return self._marked(offsets)
+
+    async def lost(self, start: Position) -> str:
+        # Whoever begins where the log begins cannot know how old what was deleted before it was.
+        firsts = await self._client.beginnings(one for one in self._places if start.get(_name(one), 0) > 0)
+        gone = {_name(one): first for one, first in firsts.items() if 0 < start[_name(one)] <= first}
+        if not gone:
+            return ""
+        where = ", ".join(f"partition {name} begins at offset {first} now" for name, first in sorted(gone.items()))
+        return f"{where}: what was before is deleted (retention, or somebody deleted records)"
 
     def _has_past(self, name: str) -> bool:
         """Whether messages may lie before the position of this partition."""
@@ -177,7 +222,9 @@ class KafkaStream(LogStream):
     def _place(self, partition: Partition) -> _Place:
         topic, number = partition
         shown = _name(partition) if len(self._topics) > 1 else str(number)
-        return _Place(topic, _name(partition), f"{shown}@", f"{topic}:{number}:")
+        identity = self._ids.get(topic)
+        written = "" if identity is None else f"/{base64.urlsafe_b64encode(identity).decode().rstrip('=')}"
+        return _Place(topic, _name(partition), f"{shown}@", f"{topic}{written}:{number}:")
 
     def _note_topic(self, topic: str) -> None:
         now = self._clock.monotonic()
@@ -185,9 +232,9 @@ class KafkaStream(LogStream):
             if topic not in self._missing:
                 self._missing[topic] = now
                 if any(place.topic == topic for place in self._places.values()):
-                    log.warning("%s: topic %r is gone; waiting for it to come back", self._label, topic)
+                    self._tell(logging.WARNING, "%s: topic %r is gone; waiting for it to come back", self._label, topic)
                 else:
-                    log.info("%s: topic %r does not exist yet; waiting for it", self._label, topic)
+                    self._tell(logging.INFO, "%s: topic %r does not exist yet; waiting for it", self._label, topic)
             return
         missed = self._missing.pop(topic, None)
         new, old = self._client.identity(topic), self._ids.get(topic)
@@ -203,15 +250,16 @@ class KafkaStream(LogStream):
 
     def _forget(self, topic: str) -> None:
         """The topic was deleted and created again: its offsets mean nothing any more."""
-        known = [one for one in self._next if one.rpartition("-")[0] == topic]
+        known = [one for one in self._next if _topic_of(one) == topic]
         if not known:
             return
-        log.error(
+        self._tell(
+            logging.ERROR,
             "%s: topic %r was deleted and created again; what was unread in the old one is lost (it was read up to "
             "%s), the new one is read from its beginning",
             self._label,
             topic,
-            {one: self._next.pop(one) for one in known},
+            {one: int(self._next.pop(one)) for one in known},
         )
         for one in known:
             self._oldest.pop(one, None)
@@ -298,13 +346,15 @@ class KafkaStream(LogStream):
         for one, offset in gone.items():
             first = oldest[one]
             if offset < first:
-                log.error(
+                self._tell(
+                    logging.ERROR,
                     "%s: the messages %d to %d of partition %s are lost: its log begins at %d now (retention, or "
                     "somebody deleted records); going on from there",
                     self._label, offset, first - 1, _name(one), first,
                 )  # fmt: skip
             elif offset > ends[one]:
-                log.error(
+                self._tell(
+                    logging.ERROR,
                     "%s: partition %s was read up to %d, but ends at %d now: its topic was deleted and created again, "
                     "or brokers lost messages; it is read again from its beginning, %d",
                     self._label, _name(one), offset, ends[one], first,
@@ -315,45 +365,13 @@ class KafkaStream(LogStream):
             self._client.seek(one, first)
 
 
-class _Silence:
-    """Who has not answered for how long, in time that was spent waiting.
-
-    :param limit: seconds.
-    """
-
-    def __init__(self, limit: float, label: str) -> None:
-        self._limit = limit
-        self._label = label
-        self._waited = 0.0
-        self._last: dict[str, tuple[object, float]] = {}
-        self._told: set[str] = set()
-
-    def restart(self) -> None:
-        """Other partitions from now on."""
-        self._last.clear()
-        self._told.clear()
-
-    def listen(self, signs: Mapping[str, object], waited: float) -> None:
-        """Look at a sign of life of each, after another wait.
-
-        :raises StreamError: when none has shown a new one for too long.
-        """
-        self._waited += waited
-        for name, sign in signs.items():
-            if name not in self._last or self._last[name][0] != sign:
-                self._last[name] = (sign, self._waited)
-        quiet = {name for name in signs if self._waited - self._last[name][1] > self._limit}
-        if quiet and len(quiet) == len(signs):
-            raise StreamError(f"{self._label}: no broker has answered for {self._limit:.0f} s")
-        for name in sorted(quiet - self._told):
-            log.warning("%s: no broker answers for partition %s; its messages have to wait", self._label, name)
-        for name in sorted(self._told - quiet):
-            log.info("%s: partition %s is answered for again", self._label, name)
-        self._told = quiet
-
-
 def _name(partition: Partition) -> str:
     return f"{partition[0]}-{partition[1]}"
+
+
+def _topic_of(name: str) -> str:
+    """The topic of a partition that :func:`_name` has named."""
+    return name.rpartition("-")[0]
 
 
 def _without_null(headers: tuple[tuple[str, bytes | None], ...]) -> tuple[tuple[str, bytes], ...]:

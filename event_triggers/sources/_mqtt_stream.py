@@ -26,21 +26,17 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from event_triggers.clock import Clock
 from event_triggers.errors import StreamError
 from event_triggers.message import Message
 from event_triggers.sources._mqtt_identity import Incoming, SessionMemory, Verdict
 from event_triggers.sources._mqtt_topics import matches
-from event_triggers.sources.base import Outcome, Settlement, Source, Stream
-from event_triggers.text import plain_logger
+from event_triggers.sources.base import Opening, Outcome, Settlement, Source, Stream
 
 if TYPE_CHECKING:
     from event_triggers.sources._mqtt_session import Session
     from event_triggers.sources.mqtt import MqttTopic
 
 __all__ = ["MqttStream", "Receipt"]
-
-log = plain_logger(__name__)
 
 _BATCH = 256
 _MOST_HELD = 10_000
@@ -83,9 +79,10 @@ class MqttStream(Stream):
     :param durable: the broker keeps the session when we are away.
     """
 
-    def __init__(self, memory: SessionMemory, clock: Clock, *, durable: bool) -> None:
+    def __init__(self, memory: SessionMemory, opening: Opening, *, durable: bool) -> None:
         self._memory = memory
-        self._clock = clock
+        self._clock = opening.clock
+        self._tell = opening.tell
         self._durable = durable
         self._session: Session | None = None
         self._connection = 0
@@ -107,7 +104,8 @@ class MqttStream(Stream):
         self._session = session
         self._known_session = self._memory.opened
         if self._durable and self._known_session and not session.resumed:
-            log.warning(
+            self._tell(
+                logging.ERROR,
                 "%s: the broker has forgotten the session %s; what was sent since the last connection is lost, and "
                 "what was not yet acknowledged does not come again",
                 session.settings.where,
@@ -170,7 +168,16 @@ class MqttStream(Stream):
         topic = _as_topic(source)
         if self._release(topic.topic, topic):
             self._memory.filters.pop(topic.topic, None)
+            if not self._durable:
+                await self._drop_unwanted()
             await self._link.unsubscribe(topic.topic)
+
+    async def _drop_unwanted(self) -> None:
+        """What is held for nobody must not reach who comes later: it was sent before the wait began."""
+        unwanted = [message for message in self._held if not self._taking(message.stream)]
+        self._held = deque(message for message in self._held if self._taking(message.stream))
+        self._held_bytes = sum(len(message.body or b"") for message in self._held)
+        await self.settle([Settlement(message, Outcome.RELEASED) for message in unwanted])
 
     def _release(self, text: str, topic: MqttTopic) -> bool:
         entry = self._filters.get(text)
@@ -191,6 +198,11 @@ class MqttStream(Stream):
         self.begin(session)
         incoming = _read(packet)
         taking = self._taking(incoming.topic)
+        if not taking and not self._durable:
+            # Of a filter that is being given up; a session's filters may be those of another process.
+            if incoming.qos:
+                session.acknowledge(incoming.mid, incoming.qos)
+            return
         old = incoming.retain and not incoming.dup and bool(taking) and all(entry.stored_known for entry in taking)
         if not incoming.qos:
             if not old:
@@ -241,7 +253,8 @@ class MqttStream(Stream):
         now = self._clock.monotonic()
         recently = self._lost_logged is not None and now - self._lost_logged < _LOSSES_LOGGED_EVERY
         if self._lost and (last or not recently):
-            log.warning(
+            self._tell(
+                logging.ERROR,
                 "%s: %d messages at QoS 0 are lost: they came faster than they were taken; use QoS 1",
                 self._link.settings.where,
                 self._lost,
@@ -251,7 +264,7 @@ class MqttStream(Stream):
     def _tell_once(self, about: str, text: str, *args: object, level: int = logging.WARNING) -> None:
         if about not in self._told:
             self._told.add(about)
-            log.log(level, text, *args)
+            self._tell(level, text, *args)
 
     # ------------------------------------------------------------------ messages out
 

@@ -130,7 +130,7 @@ class KafkaTopic(Source):
         settings = read_settings(await opening.connection(self.conn_id))
         isolation = self.isolation or settings.isolation or "read_committed"
         async with connect(settings, isolation, opening.clock) as client:
-            stream = KafkaStream(client, sorted(set(self.topics)), opening.clock)
+            stream = KafkaStream(client, sorted(set(self.topics)), opening.clock, opening.tell)
             await stream.begin(opening.start)
             yield stream
 

@@ -108,7 +108,7 @@ class MqttTopic(Source):
         durable = self.is_durable
         client_id = settings.session_id(opening.group) if durable else settings.passing_id()
         memory = _memories.session(settings, client_id) if durable else _memories.passing(settings, client_id)
-        stream = MqttStream(memory, opening.clock, durable=durable)
+        stream = MqttStream(memory, opening, durable=durable)
         async with sessions.connect(
             settings, context, client_id=client_id, keep_session=durable, clean=not durable, on_message=stream.arrived
         ) as session:

@@ -20,6 +20,7 @@ message id. A long poll that is cut off on its way may have taken messages along
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -28,7 +29,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 
-from event_triggers.clock import Clock
 from event_triggers.errors import InvalidEventError, StreamError
 from event_triggers.message import Message
 from event_triggers.sources import _sqs_client as sqs_client
@@ -139,7 +139,7 @@ class SqsQueue(Source):
         broken: Exception | None = None
         async with sqs_client.connect(self.queue, self.conn_id, self.region, opening, where) as client:
             url = await _url(client, self.queue, where)
-            stream = _SqsStream(client, url, self, opening.clock, where)
+            stream = _SqsStream(client, url, self, opening, where)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(stream.keep_invisible, name=f"sqs-visibility-{self.name}")
                 try:
@@ -166,12 +166,13 @@ async def _url(client: SQSClient, queue: str, where: str) -> str:
 class _SqsStream(Stream):
     """One queue, on one client. Also its own iterator: a pull that is cancelled can be made again."""
 
-    def __init__(self, client: SQSClient, url: str, source: SqsQueue, clock: Clock, where: str) -> None:
+    def __init__(self, client: SQSClient, url: str, source: SqsQueue, opening: Opening, where: str) -> None:
         self._client = client
         self._url = url
         self._name = source.name
         self._where = where
-        self._clock = clock
+        self._clock = opening.clock
+        self._tell = opening.tell
         self._sources = {source}
         """Who asks for messages; the last one's options stay in force."""
         self._watched = False
@@ -267,9 +268,8 @@ class _SqsStream(Stream):
             except Exception as error:
                 # The next round tries again; if the connection is gone, receiving says so.
                 reason = sqs_client.translated(error, self._where)
-                log.warning(
-                    "%d messages that wait to be recorded could not be kept invisible: %s", len(receipts), reason
-                )
+                text = "%d messages that wait to be recorded could not be kept invisible: %s"
+                self._tell(logging.WARNING, text, len(receipts), reason)
                 return
             for done in answer.get("Successful", ()):
                 receipts[int(done["Id"])].since = now
@@ -282,12 +282,8 @@ class _SqsStream(Stream):
             return  # it was settled while we asked
         receipt.returned = True
         self._drop(receipt)
-        log.warning(
-            "%s: message %s could not be kept invisible and will come again: %s",
-            self._where,
-            receipt.message_id,
-            reason,
-        )
+        text = "%s: message %s could not be kept invisible and will come again: %s"
+        self._tell(logging.WARNING, text, self._where, receipt.message_id, reason)
 
     def _drop(self, receipt: Receipt) -> None:
         if self._held.get(receipt.message_id) is receipt:

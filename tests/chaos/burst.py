@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,10 @@ from event_triggers.clock import SystemClock
 from event_triggers.hub import Hub
 from event_triggers.ledger import GroupRef
 from event_triggers.sources.base import BrokerConnection
+from event_triggers.terms import Terms, Timeline
 from event_triggers.testing import MemoryLedger
-from event_triggers.wait import GroupWait, Status, Verdict
+from event_triggers.verdict import Status, Verdict
+from event_triggers.wait import GroupWait
 from servers.kafka import KafkaCluster
 from tests.integration.kafka_support import create_topic
 
@@ -107,13 +108,13 @@ async def run(burst: Burst, bootstrap: str, topic: str) -> Report:
     plan = _Plan(burst)
     report = Report(burst)
     hub, ledger, clock = Hub(_connection_to(bootstrap)), MemoryLedger(), SystemClock()
-    since, deadline = clock.now().isoformat(), clock.now() + timedelta(seconds=_WITHIN)
+    since, timeline = clock.now().isoformat(), Timeline.of(Terms(), {}, clock.now(), _WITHIN)
     waits: dict[str, asyncio.Task[Verdict]] = {}
     with tempfile.TemporaryDirectory(prefix="event-triggers-burst-") as folder:
         for ref in plan.groups:
             events = {name: Event(KafkaTopic(topic), match=plan.pattern(ref, name), since=since) for name in plan.names}
             wait = GroupWait(
-                ref, events, {n: n for n in events}, hub=hub, ledger=ledger, clock=clock, deadline=deadline
+                ref, events, {n: n for n in events}, hub=hub, ledger=ledger, clock=clock, timeline=timeline
             )
             waits[ref.run_id] = asyncio.get_running_loop().create_task(wait.run())
         try:

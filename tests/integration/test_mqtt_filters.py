@@ -337,7 +337,7 @@ async def test_messages_that_do_not_fit_are_counted_and_logged(
         assert isinstance(stream, _mqtt_stream.MqttStream)
         await until(lambda: stream._lost == 6 and len(caplog.records) == 1)
         assert await taker.bodies(5) == [b"0", b"1", b"2", b"3", b"4"]
-    texts = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    texts = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
     assert len(texts) == 2
     assert "1 messages at QoS 0 are lost" in texts[0]
     assert "6 messages at QoS 0 are lost" in texts[1]

@@ -163,7 +163,7 @@ async def test_forgotten_session_is_said(caplog: pytest.LogCaptureFixture) -> No
             assert not caplog.records
         await anyio.to_thread.run_sync(broker.restart)
         async with taking(opening, source) as taker:
-            (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+            (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
             assert "forgotten the session" in record.getMessage()
             assert "is lost" in record.getMessage()
             await publish(broker.port, topic, b"1")

@@ -263,9 +263,11 @@ async def test_two_waits_of_a_group_in_one_triggerer_write_one_after_the_other(w
 async def test_facts_that_somebody_removed_are_written_again(world: World) -> None:
     async with world.book() as book:
         await record(book, arrival("shifts", "a", wanted=3))
-        world.marker("shifts").xcoms.clear()
-        assert await record(book, arrival("shifts", "b", wanted=3)) == {"shifts": ["b"]}
-    assert world.marker("shifts").xcoms["return_value"] == [{"id": "b"}]
+        for name in ("event", "return_value"):
+            del world.marker("shifts").xcoms[name]
+        assert await record(book, arrival("shifts", "b", wanted=3)) == {"shifts": ["a", "b"]}
+    assert world.marker("shifts").xcoms["return_value"] == [{"id": "a"}, {"id": "b"}]
+    assert ids(world.marker("shifts")) == ["a", "b"]
 
 
 async def test_the_markers_of_one_map_index(world: World) -> None:

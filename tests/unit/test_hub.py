@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from collections.abc import Hashable
 from contextlib import AsyncExitStack
 
 import anyio
@@ -53,6 +54,35 @@ async def test_sources_of_a_shared_connection_are_watched_as_long_as_somebody_li
     assert one.stream.watched == [one]
     assert len(one.streams) == 1
     assert two.streams == []
+
+
+class PerGroup(ScriptQueue):
+    """Each group has a connection of its own."""
+
+    def key(self, group: str) -> Hashable:
+        return (self.shared, group)
+
+
+@pytest.mark.parametrize("satisfied_by", ["a message", "a person"])
+@pytest.mark.parametrize(("kind", "given_up"), [(ScriptQueue, True), (PerGroup, False)])
+async def test_what_nobody_wants_more_from_is_given_up(
+    kit: Kit, kind: type[ScriptQueue], given_up: bool, satisfied_by: str
+) -> None:
+    """Or it would pile up in a connection that is not read. A group's own session must have its copies."""
+    one, two = kind("shared"), kind("shared")
+    async with kit.group(want(one, "one"), want(two, "two", count=2), name="a") as group:
+        if satisfied_by == "a person":
+            group.drop("one")
+        else:
+            one.stream.feed.put_nowait([scripted(1)])
+            (await kit.received(group, 1))[0].accept()
+        await idle()
+        assert one.stream.watched == ([two] if given_up else [one, two])
+        async with kit.group(want(one), name="b"):
+            assert one in one.stream.watched
+            if given_up:
+                assert one.stream.watched == [two, one]
+        await idle()
 
 
 @pytest.mark.parametrize(("source", "times"), [(ScriptQueue(), 2), (ScriptLog(), 1)], ids=["queue", "log"])

@@ -97,7 +97,7 @@ def test_what_a_worker_has_rendered_is_not_rendered_again() -> None:
     again.events["one"]["match"] = {"id": ["{{ conn.aws_default.password }}"]}
     later = EventGroupTrigger(**{**again.serialize()[1], "started": "2030-01-02T00:00:00+00:00"})
     later.task_instance = again.task_instance
-    assert later.template_fields == ("events", "terms"), "Airflow would render it, since the task can start from its trigger"
+    assert later.template_fields == ("events", "terms"), "Airflow would render it"
     later.render_template_fields({})
     assert later.events["one"]["match"] == {"id": ["{{ conn.aws_default.password }}"]}
     assert group.sensor.start_from_trigger
