@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -52,11 +53,19 @@ def main() -> int:
     ]
     print(f"seed {options.seed}", flush=True)
     rows: list[Row] = []
+    broken = False
     with tempfile.TemporaryDirectory(prefix="event-triggers-chaos-") as scratch, World() as world:
         try:
             for scenario in chosen:
                 print(f"\n{scenario.title}", flush=True)
-                row = play(world, scenario, seed=options.seed, folder=Path(scratch), tell=_say)
+                try:
+                    row = play(world, scenario, seed=options.seed, folder=Path(scratch), tell=_say)
+                except Exception:
+                    # What is broken then may be the tool; the other scenarios say something all the same.
+                    traceback.print_exc()
+                    broken = True
+                    world.revive()
+                    continue
                 rows.append(row)
                 for finding in row.findings[:40]:
                     _say(finding)
@@ -64,7 +73,7 @@ def main() -> int:
             if options.keep is not None:
                 _keep(world, Path(scratch), options.keep)
     print(f"\nseed {options.seed}\n{table(rows)}", flush=True)
-    return 1 if any(row.findings for row in rows) else 0
+    return 1 if broken or any(row.findings for row in rows) else 0
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from unittest.mock import patch
 
@@ -116,6 +117,20 @@ class QueueMachine(RuleBasedStateMachine):
             return
         group = self.model.groups[place % len(self.model.groups)]
         self.model.leave(group, over=over, cancelled=cancelled)
+
+    @rule(place=st.integers(0, 9))
+    def move(self, place: int) -> None:
+        """The group is stopped, and starts again with what it has recorded; perhaps before it is quite gone."""
+        if not self.model.groups:
+            return
+        group = self.model.groups[place % len(self.model.groups)]
+        again = []
+        for event, interest in group.interests.items():
+            recorded = {delivery.message.id for delivery in group.recorded if event in delivery.events}
+            count = 0 if event in group.dropped else interest.count - len(recorded)
+            again.append(replace(interest, count=count, recorded=interest.recorded | recorded))
+        self.model.leave(group)
+        self.model.subscribe(again, name=group.name)
 
     @rule(place=st.integers(0, 9), event=st.integers(0, 9))
     def drop(self, place: int, event: int) -> None:

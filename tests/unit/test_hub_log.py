@@ -280,3 +280,12 @@ async def test_who_asks_for_the_recent_past_does_not_wait_for_the_others(kit: Ki
         await idle()
         source.stream.feed.put_nowait([scripted(0)])
         assert numbers(await kit.received(recent, 1)) == [0]
+
+
+async def test_a_long_batch_lets_others_run(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "LONGEST_HOLD", -1.0)  # seconds: every message takes long
+    source = ScriptLog()
+    async with kit.group(want(source, count=9)) as group:
+        source.stream.feed.put_nowait([scripted(n) for n in range(3)])
+        assert numbers(await soon(group.receive())) == [0]
+        assert numbers(await kit.take(group, 2)) == [1, 2]
