@@ -74,7 +74,7 @@ class Hub:
         for interest in wanted:
             if interest.pattern is not None:
                 check_pattern(interest.pattern)
-        subscription = Subscription(group, self._clock)
+        subscription = Subscription(group)
         joined: dict[Channel, Hashable] = {}
         try:
             for interest in wanted:

@@ -228,7 +228,7 @@ async def test_a_broken_stream_is_waited_for(waits: WaitKit) -> None:
 
 
 async def test_the_log_tells_the_story(waits: WaitKit, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="event_triggers.wait")
+    caplog.set_level(logging.INFO, logger="event_triggers")
     async with waits.running({"orders": from_log("orders"), "shifts": from_queue(count=2)}) as wait:
         await idle()
         waits.send("orders", to="log")
