@@ -56,8 +56,8 @@ DEFAULT_PAYLOAD_LIMIT = 48 * 1024
 _VIEW = 2000
 _DEEPEST = 100
 """Levels of nesting beyond which Airflow's own checks of an XCom might not return."""
-_MANY_DIGITS = re.compile(rb"\d{19}")
-"""What may be a whole number of more than 64 bits, which Airflow stores, but cannot hand to a task."""
+_LARGE_NUMBER = re.compile(rb"\d{19}|\d[eE]\+?\d")
+"""What may be a number beyond 64 bits. Airflow cannot hand whole ones to a task, and PostgreSQL makes 1e20 one."""
 _FACTS = ("source", "stream", "position", "id", "timestamp", "received_at")
 
 
@@ -161,7 +161,7 @@ def payload_of(message: Message, limit: int = DEFAULT_PAYLOAD_LIMIT) -> Any:
     """The message's payload for the DAG.
 
     One whose JSON is longer than ``limit`` bytes becomes a reference with a view. One that Airflow cannot store, or
-    cannot hand to a task (a NUL character, very deep nesting, a whole number of more than 64 bits), becomes text, see
+    cannot hand to a task (a NUL character, very deep nesting, a number beyond 64 bits), becomes text, see
     :func:`as_text`.
     """
     payload = message.payload
@@ -201,7 +201,7 @@ def _text(text: str, reason: str) -> dict[str, str]:
 
 def _suspicious(body: bytes) -> bool:
     many = body.count(b"[") + body.count(b"{") > _DEEPEST
-    return many or b"\0" in body or b"\\u0000" in body or _MANY_DIGITS.search(body) is not None
+    return many or b"\0" in body or b"\\u0000" in body or _LARGE_NUMBER.search(body) is not None
 
 
 def _storable(payload: Any) -> bool:
@@ -219,7 +219,7 @@ def _storable(payload: Any) -> bool:
         elif isinstance(value, str):
             if "\0" in value:
                 return False
-        elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        elif isinstance(value, (int, float)) and not -(2**63) <= value < 2**64:
             return False
     return True
 

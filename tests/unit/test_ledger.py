@@ -90,8 +90,20 @@ def test_what_grows_by_escaping_is_measured_as_it_is_stored() -> None:
         (b'{"a":' * 200 + b"1" + b"}" * 200, "json:" + '{"a":' * 200 + "1" + "}" * 200),
         (b'{"n": [18446744073709551616]}', 'json:{"n": [18446744073709551616]}'),
         (b"-9223372036854775809", "json:-9223372036854775809"),
+        (b'{"n": 123456789012345e5}', 'json:{"n": 123456789012345e5}'),
+        (b"[1E300]", "json:[1E300]"),
     ],
-    ids=["nul", "nul in a key", "nul in text", "deep list", "deep mapping", "65 bits", "65 bits and a sign"],
+    ids=[
+        "nul",
+        "nul in a key",
+        "nul in text",
+        "deep list",
+        "deep mapping",
+        "65 bits",
+        "65 bits and a sign",
+        "exponent",
+        "large exponent",
+    ],
 )
 def test_what_airflow_could_not_store_becomes_text(body: bytes, text: str) -> None:
     payload = payload_of(message(body))
@@ -101,6 +113,7 @@ def test_what_airflow_could_not_store_becomes_text(body: bytes, text: str) -> No
 
 def test_what_only_looks_like_it_is_kept() -> None:
     assert payload_of(message(rb'{"a": "\\u0000"}')) == {"a": r"\u0000"}
+    assert payload_of(message(b'{"a": 1e18, "b": 1.5e-300, "c": "1e99"}')) == {"a": 1e18, "b": 1.5e-300, "c": "1e99"}
     for number in (2**64 - 1, -(2**63)):
         assert payload_of(message(b'{"a": %d, "b": "%s"}' % (number, b"1" * 30))) == {"a": number, "b": "1" * 30}
     assert payload_of(message(b"[" + b"{}," * 300 + b"{}]")) == [{}] * 301
