@@ -73,7 +73,7 @@ class Hub:
         wanted = [interest for interest in interests if interest.count > 0 or not interest.source.replayable]
         for interest in wanted:
             if interest.pattern is not None:
-                check_pattern(interest.pattern)
+                check_pattern(interest.pattern, rendered=True)
         subscription = Subscription(group)
         joined: dict[Channel, Hashable] = {}
         try:

@@ -23,14 +23,13 @@ class InterestIndex:
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self._patterns: PatternIndex[Entry] = PatternIndex()
-        self._patterned: dict[Entry, None] = {}
         self._everything: dict[Entry, None] = {}
         self._callables: dict[Entry, MatchCallable] = {}
         for entry in entries:
             self.add(entry)
 
     def __len__(self) -> int:
-        return len(self._patterned) + len(self._everything) + len(self._callables)
+        return len(self._patterns) + len(self._everything) + len(self._callables)
 
     def add(self, entry: Entry) -> None:
         """Look for this entry's messages from now on."""
@@ -38,7 +37,6 @@ class InterestIndex:
             self._callables[entry] = entry.interest.accepts
         elif entry.interest.pattern is not None:
             self._patterns.add(entry.interest.pattern, entry)
-            self._patterned[entry] = None
         else:
             self._everything[entry] = None
 
@@ -46,17 +44,14 @@ class InterestIndex:
         """Stop looking; nothing happens when the entry is not here."""
         self._everything.pop(entry, None)
         self._callables.pop(entry, None)
-        if entry in self._patterned:
-            del self._patterned[entry]
+        if entry in self._patterns:
             self._patterns.remove(entry)
 
     def matching(self, message: Message) -> list[Entry]:
         """The entries that want this message, as far as data can tell."""
         found = list(self._everything)
-        if self._patterned:
-            document = message.document
-            if document is not UNDECODABLE:
-                found += self._patterns.matching(document)
+        if self._patterns:
+            found += self._patterns.matching(message)
         return [entry for entry in found if _wants(entry, message)]
 
     async def agreeing(self, message: Message, callables: Callables) -> list[Entry]:
@@ -81,9 +76,9 @@ class InterestIndex:
 
     def unreadable(self, message: Message) -> bool:
         """Whether an entry here would have to look into this body and cannot."""
-        if not self._patterned or message.body is None or message.document is not UNDECODABLE:
+        if not self._patterns or message.body is None or message.document is not UNDECODABLE:
             return False
-        return any(_wants(entry, message) for entry in self._patterned)
+        return any(_wants(entry, message) for entry in self._patterns.hinging_on_body(message))
 
 
 async def _ask(

@@ -11,6 +11,7 @@ import pytest
 from event_triggers.errors import InvalidEventError
 from event_triggers.matching import PatternIndex, check_pattern, matches
 
+VALUE = "a string, a number, true, false, null or an operator such as {'prefix': 'a'}"
 ORDER = {
     "detail": {"status": "DONE", "size": 3, "ratio": 0.5, "ok": True, "error": None},
     "tags": ["eu", "daily"],
@@ -89,8 +90,8 @@ def test_what_is_no_object_matches_nothing(document: bytes | str) -> None:
         ({"a": {}}, "match['a']: an empty mapping says nothing; leave it out to take every message"),
         ({1: ["x"]}, "match: field names are strings, got 1 (int)"),
         ({"a": {"b": []}}, "match['a']['b']: an empty list allows nothing, so no message could ever match"),
-        ({"a": [1, [2]]}, "match['a'][1]: expected a string, a number, true, false or null, got [2] (list)"),
-        ({"a": [float("nan")]}, "match['a'][0]: expected a string, a number, true, false or null, got nan (float)"),
+        ({"a": [1, [2]]}, f"match['a'][1]: expected {VALUE}, got [2] (list)"),
+        ({"a": [float("nan")]}, f"match['a'][0]: expected {VALUE}, got nan (float)"),
         ({"a": float("inf")}, "match['a']: expected a list of allowed values or a mapping, got inf (float)"),
         ({"a": b"x"}, "match['a']: expected a list of allowed values or a mapping, got b'x' (bytes)"),
         ({"a": {1}}, "match['a']: expected a list of allowed values or a mapping, got {1} (set)"),
@@ -124,7 +125,7 @@ def test_the_index_knows_what_it_holds() -> None:
     index.add({"b": [1]}, "three")
     assert len(index) == 3
     assert "two" in index
-    assert index.matching({"a": 2, "b": 1}) == ["one", "two", "three"]
+    assert sorted(index.matching({"a": 2, "b": 1})) == ["one", "three", "two"]
     with pytest.raises(KeyError):
         index.add({"c": [1]}, "two")
     index.remove("two")
@@ -142,13 +143,13 @@ def test_nothing_is_left_of_what_was_removed() -> None:
         index.add({"a": [number, number + 1], "b": {"c": ["x"]}}, number)
     for number in range(10):
         index.remove(number)
-    assert (len(index), index._shapes) == (0, {})
+    assert (len(index), index._of_body._shapes) == (0, {})
 
 
 def test_a_pattern_of_many_combinations_takes_little_room() -> None:
     index: PatternIndex[str] = PatternIndex()
     index.add({field: list(range(100)) for field in "abcd"}, "token")
-    (shape,) = index._shapes.values()
+    (shape,) = index._of_body._shapes.values()
     assert len(shape.table) == 100
     assert index.matching(dict.fromkeys("abcd", 99)) == ["token"]
     assert index.matching({**dict.fromkeys("abcd", 99), "d": 100}) == []

@@ -1,0 +1,147 @@
+"""Why a document does not match: the nearest reason, for people, and how near it was, for ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from event_triggers.matching.decoding import decoded
+from event_triggers.matching.envelope import documents_for
+from event_triggers.matching.leaves import Leaf, literal
+from event_triggers.matching.reference import elements, fits_one, is_object, scalars
+from event_triggers.matching.structure import Path
+from event_triggers.matching.syntax import READABLE, Alternative, Pattern, parse_pattern
+from event_triggers.message import UNDECODABLE, Message
+from event_triggers.notes import shown
+
+__all__ = ["Mismatch", "explain"]
+
+_VALUES_SHOWN = 3
+
+
+class Mismatch(NamedTuple):
+    """What kept a document from matching: the first leaf that does not hold, in the alternative that came nearest.
+
+    Its ``str`` is one printable line, such as ``date: got '2026-11-21', wanted '2026-11-22'``.
+    """
+
+    holding: int
+    """How many leaves hold."""
+    leaves: int
+    """Of how many."""
+    field: str
+    """The field, its names joined by dots; empty when the document as a whole cannot be looked into."""
+    got: str
+    """What the document has there; short, and safe to log."""
+    wanted: str
+    """What the pattern asks for."""
+
+    @property
+    def missing(self) -> int:
+        """How many leaves do not hold; the lower, the nearer. Zero when each holds, but not for the same element."""
+        return self.leaves - self.holding
+
+    def __str__(self) -> str:
+        if not self.field:
+            return f"{self.got}, wanted {self.wanted}"
+        return f"{self.field}: {self.got}, wanted {self.wanted}"
+
+
+def explain(
+    pattern: Mapping[str, Any] | Pattern, document: Mapping[str, Any] | bytes | str | Message
+) -> Mismatch | None:
+    """Say which field kept a document from matching.
+
+    :param document: as for :func:`~event_triggers.matching.matches`.
+    :returns: ``None`` exactly when the document matches.
+    :raises InvalidEventError: when ``pattern`` is no pattern.
+    """
+    parsed = pattern if isinstance(pattern, Pattern) else parse_pattern(pattern)
+    body = decoded(document)
+    nearest: Mismatch | None = None
+    candidates = documents_for(parsed, body)
+    for one in candidates:
+        for alternative in parsed.alternatives:
+            if fits_one(alternative, one):
+                return None
+            found = _mismatch(alternative, one)
+            if nearest is None or _distance(found) < _distance(nearest):
+                nearest = found
+    return nearest or _unreadable(parsed, body)
+
+
+def _distance(mismatch: Mismatch) -> tuple[int, int]:
+    return mismatch.missing, -mismatch.holding
+
+
+def _unreadable(pattern: Pattern, body: Any) -> Mismatch:
+    if isinstance(body, Message):
+        body = body.document
+    got = "the body is not JSON" if body is UNDECODABLE else f"the body is {_kind(body)}"
+    return Mismatch(0, min(len(one.leaves) for one in pattern.alternatives), "", got, "a JSON object")
+
+
+def _kind(body: Any) -> str:
+    return "an array without objects" if isinstance(body, list) else literal(body)
+
+
+def _mismatch(alternative: Alternative, document: Mapping[str, Any]) -> Mismatch:
+    paths, leaves = alternative.structure.paths, alternative.leaves
+    failing = [number for number, path in enumerate(paths) if not _holds(leaves[number], document, path)]
+    holding = len(leaves) - len(failing)
+    if not failing:
+        return Mismatch(holding, len(leaves), _common(paths), "no single element has it all", _all(paths, leaves))
+    path, leaf = paths[failing[0]], leaves[failing[0]]
+    if path == (READABLE,):
+        return Mismatch(holding, len(leaves), "body", "not a JSON object", "one")
+    return Mismatch(holding, len(leaves), _named(path), _got(document, path), shown(str(leaf), 400))
+
+
+def _holds(leaf: Leaf, document: Any, path: Path) -> bool:
+    found = False
+    for scalar in _scalars_at(document, path):
+        if leaf.holds(scalar):
+            return True
+        found = True
+    return leaf.absent and not found
+
+
+def _values_at(document: Any, path: Path) -> list[Any]:
+    values = [document]
+    for name in path:
+        owners = (one for value in values for one in (elements(value) if isinstance(value, list) else (value,)))
+        values = [owner[name] for owner in owners if is_object(owner) and name in owner]
+    return values
+
+
+def _scalars_at(document: Any, path: Path) -> list[Any]:
+    return [scalar for value in _values_at(document, path) for scalar in scalars(value)]
+
+
+def _got(document: Any, path: Path) -> str:
+    values = _values_at(document, path)
+    if not values:
+        return "missing"
+    found = [scalar for value in values for scalar in scalars(value)]
+    if not found:
+        return "got an object" if any(is_object(value) for value in values) else "got an empty array"
+    more = len(found) - _VALUES_SHOWN
+    return "got " + ", ".join(map(literal, found[:_VALUES_SHOWN])) + (f" and {more} more" if more > 0 else "")
+
+
+def _named(path: Path) -> str:
+    return shown(".".join(path), 200)
+
+
+def _common(paths: tuple[Path, ...]) -> str:
+    common: list[str] = []
+    for names in zip(*paths, strict=False):
+        if len(set(names)) > 1:
+            break
+        common.append(names[0])
+    return _named(tuple(common)) or "its arrays"
+
+
+def _all(paths: tuple[Path, ...], leaves: tuple[Leaf, ...]) -> str:
+    asked = (f"{_named(path)} {leaf}" for path, leaf in zip(paths, leaves, strict=True) if path != (READABLE,))
+    return shown(" and ".join(asked), 400)

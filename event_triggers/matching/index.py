@@ -1,0 +1,276 @@
+"""Finding the patterns that a document matches, without trying them all.
+
+Flow: an alternative of a pattern becomes an *entry*. Its fields with exact values are its *shape*; all entries of a
+shape stand in one hash table, from the values at those fields to a *bucket* of entries. Entries without exact values
+stand in one bucket of their own. In a bucket of many entries that have more to check, those are found by the value of
+one more leaf (:mod:`.anchors`). A document's values at all these fields are gathered once; then each shape costs one
+look-up, or, where there are many, each one whose youngest field is there.
+
+Invariants:
+
+* What is looked up proposes, and never leaves out: each entry that holds is proposed. An entry's ``rest`` holds all
+  leaves that the look-up alone does not prove; a proposed entry is found when its rest holds.
+* With arrays at the fields, a value for each field is not enough. Then all values of each field are looked up in all
+  combinations, and what is proposed is compared with the document by the plain rules.
+* Shapes are filed under the youngest of their fields. Fields that many shapes share are old, so a field that is in the
+  document leads to few shapes, however many there are in all.
+
+Adding, removing and looking up cost nothing that grows with the number of patterns, except where that many patterns
+hold for the leaf by which they are found. Nothing is kept of what was removed. Not safe for threads. Nothing survives
+a restart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import product
+from typing import Any, Generic, TypeVar
+
+from event_triggers.matching.buckets import Bucket, Entry, Spread
+from event_triggers.matching.fields import Columns, Field, gather, gather_all
+from event_triggers.matching.leaves import AnyLeaf, Exactly, OneOf
+from event_triggers.matching.structure import Path
+from event_triggers.matching.syntax import Alternative
+
+__all__ = ["DocumentIndex"]
+
+Token = TypeVar("Token", bound=Hashable)
+_AnyLeaf = Exactly | OneOf | AnyLeaf
+
+_MOST_KEYS = 64
+"""An entry that allows more combinations of values than this is hashed on fewer of its fields and then checked."""
+_AMBIGUOUS = (0, 1, None)
+"""``False == 0`` and ``True == 1`` in Python, and a missing field is looked up as ``None``."""
+
+
+class _Shape:
+    """All entries that are hashed on the same fields."""
+
+    __slots__ = ("fields", "last", "one", "table")
+
+    def __init__(self, fields: tuple[Field, ...]) -> None:
+        self.fields = fields
+        self.last = fields[-1]
+        self.one = fields[0] if len(fields) == 2 else None
+        """The other field of two, as most shapes have."""
+        self.table: dict[Hashable, Any] = {}
+        """A :class:`Bucket`, or the one entry, or its token."""
+
+
+class DocumentIndex(Generic[Token]):
+    """Patterns by the documents that match them."""
+
+    __slots__ = ("_entries", "_loose", "_root", "_several", "_shapes")
+
+    def __init__(self) -> None:
+        self._entries: dict[Token, Entry | tuple[Entry, ...]] = {}
+        self._root = Field()
+        self._shapes: dict[tuple[Field, ...], _Shape] = {}
+        self._loose = Spread(self._root)
+        self._several = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, token: object) -> bool:
+        return token in self._entries
+
+    def __iter__(self) -> Iterator[Token]:
+        return iter(self._entries)
+
+    @property
+    def unique(self) -> bool:
+        """Whether :meth:`find` gives each token once."""
+        return not self._several
+
+    def alternatives(self, token: Token) -> tuple[Alternative, ...]:
+        """What was added under a token."""
+        known = self._entries[token]
+        entries = (known,) if isinstance(known, Entry) else known
+        return tuple(Alternative(entry.structure, entry.leaves) for entry in entries)
+
+    def add(self, alternatives: tuple[Alternative, ...], token: Token) -> None:
+        """Look for documents of which one of the alternatives holds; the token must be new."""
+        entries = tuple(_entry(alternative, token) for alternative in alternatives)
+        alone = len(entries) == 1
+        self._several += not alone
+        self._entries[token] = entries[0] if alone else entries
+        for entry in entries:
+            self._insert(entry, alone)
+
+    def remove(self, token: Token) -> None:
+        """Forget what was added under this token.
+
+        :raises KeyError: when there is nothing.
+        """
+        known = self._entries[token]
+        alone = isinstance(known, Entry)
+        self._several -= not alone
+        for entry in (known,) if isinstance(known, Entry) else known:
+            self._take_out(entry)
+        del self._entries[token]
+
+    def find(self, document: dict[str, Any]) -> list[Token]:
+        """The tokens of the patterns that an object matches; one may come more than once, see :attr:`unique`."""
+        values: dict[Field, Any] = {}
+        if gather(self._root, document, values):
+            return self._find_through_arrays(document)
+        found: list[Any] = []
+        get = values.get
+        for shape in self._shapes_at(values):
+            if shape.one is not None:
+                known = shape.table.get((get(shape.one), get(shape.last)))
+            elif len(shape.fields) > 2:
+                known = shape.table.get(tuple(map(get, shape.fields)))
+            else:
+                known = shape.table.get(get(shape.last))
+            if known is None:
+                continue
+            kind = known.__class__
+            if kind is Entry:
+                if known.holds(document):
+                    found.append(known.token)
+            elif kind is Bucket:
+                known.collect(document, values, found)
+            else:
+                found.append(known)
+        if self._loose:
+            self._loose.collect(document, values, found)
+        return found
+
+    def _shapes_at(self, values: dict[Field, Any]) -> Iterable[_Shape]:
+        if len(self._shapes) <= len(values):
+            return self._shapes.values()
+        return [shape for field in values for shape in field.shapes]
+
+    def _find_through_arrays(self, document: dict[str, Any]) -> list[Token]:
+        columns: Columns = {}
+        gather_all(self._root, document, columns)
+        proposed: dict[Entry, None] = {}
+        for field in columns:
+            for shape in field.shapes:
+                for known in _met(shape, columns):
+                    if isinstance(known, Bucket):
+                        proposed.update(dict.fromkeys(known.proposed(columns)))
+                    else:
+                        proposed[self._known(known)] = None
+        proposed.update(dict.fromkeys(self._loose.proposed(columns)))
+        return [entry.token for entry in proposed if entry.fits(document)]  # type: ignore[misc]
+
+    def _insert(self, entry: Entry, alone: bool) -> None:
+        fields, leaves = _placed(entry, self._root.use)
+        if not fields:
+            self._loose.add(entry)
+            return
+        shape = self._shapes.get(fields)
+        if shape is None:
+            shape = self._shapes[fields] = _Shape(fields)
+            shape.last.shapes[shape] = None
+        table = shape.table
+        # The token itself, where nothing is left to check, saves a step to a place in memory that may be far away.
+        kept = entry.token if alone and not entry.rest and entry.token is not None else entry
+        for key in _keys(leaves):
+            known = table.get(key)
+            if known is None:
+                table[key] = kept
+                continue
+            if not isinstance(known, Bucket):
+                bucket = Bucket()
+                bucket.add(self._known(known), self._root)
+                table[key] = known = bucket
+            known.add(entry, self._root)
+
+    def _take_out(self, entry: Entry) -> None:
+        fields, leaves = _placed(entry, self._root.at)
+        if not fields:
+            self._loose.remove(entry)
+            return
+        shape = self._shapes[fields]
+        for key in _keys(leaves):
+            known = shape.table[key]
+            if not isinstance(known, Bucket) or known.remove(entry):
+                del shape.table[key]
+        if not shape.table:
+            del self._shapes[fields]
+            del shape.last.shapes[shape]
+        for field in fields:
+            field.release()
+
+    def _known(self, kept: Any) -> Entry:
+        return kept if isinstance(kept, Entry) else self._entries[kept]  # type: ignore[return-value]
+
+
+def _entry(alternative: Alternative, token: Hashable) -> Entry:
+    hashed = _hashed(alternative)
+    rest = (n for n, leaf in enumerate(alternative.leaves) if n not in hashed or _is_ambiguous(leaf))
+    return Entry(token, alternative, tuple(rest))
+
+
+def _placed(entry: Entry, field_at: Callable[[Path], Field]) -> tuple[tuple[Field, ...], list[_AnyLeaf]]:
+    """The fields that an entry is hashed on, the oldest first, and its leaves at them."""
+    paths, leaves = entry.structure.paths, entry.leaves
+    pairs = [(field_at(paths[number]), leaves[number]) for number in _hashed(Alternative(entry.structure, leaves))]
+    pairs.sort(key=lambda pair: pair[0].age)
+    return tuple(field for field, _ in pairs), [leaf for _, leaf in pairs]
+
+
+def _hashed(alternative: Alternative) -> list[int]:
+    """The numbers of the leaves that an entry is hashed on; for the same alternative always the same."""
+    paths, leaves = alternative.structure.paths, alternative.leaves
+    exact: dict[Path, int] = {}
+    for number, leaf in enumerate(leaves):
+        if not isinstance(leaf, AnyLeaf):
+            exact.setdefault(paths[number], number)
+    # Few allowed values first: they tell entries apart best. At least one field is always hashed.
+    chosen: list[int] = []
+    combinations = 1
+    for number in sorted(exact.values(), key=lambda number: _width(leaves[number])):
+        combinations *= _width(leaves[number])
+        if chosen and combinations > _MOST_KEYS:
+            break
+        chosen.append(number)
+    return chosen
+
+
+def _width(leaf: _AnyLeaf) -> int:
+    return len(leaf.order) if isinstance(leaf, OneOf) else 1
+
+
+def _allowed(leaf: _AnyLeaf) -> tuple[Any, ...]:
+    if isinstance(leaf, OneOf):
+        return leaf.order
+    assert isinstance(leaf, Exactly)  # noqa: S101  for mypy
+    return (leaf.value,)
+
+
+def _is_ambiguous(leaf: _AnyLeaf) -> bool:
+    """Whether another value has the same key."""
+    return isinstance(leaf, AnyLeaf) or any(value in _AMBIGUOUS for value in _allowed(leaf))
+
+
+def _keys(leaves: list[_AnyLeaf]) -> Iterable[Hashable]:
+    # True and 1 are one key.
+    if len(leaves) == 1:
+        return dict.fromkeys(_allowed(leaves[0]))
+    return dict.fromkeys(product(*map(_allowed, leaves)))
+
+
+def _met(shape: _Shape, columns: Columns) -> Iterator[Any]:
+    """What stands in a shape's table under any combination of the values."""
+    mine = []
+    for field in shape.fields:
+        column = columns.get(field)
+        if column is None:
+            return
+        mine.append(set(column.values()))
+    table = shape.table
+    if len(mine) == 1:
+        yield from (table[value] for value in mine[0] if value in table)
+    elif math.prod(map(len, mine)) <= len(table):
+        yield from (table[key] for key in product(*mine) if key in table)
+    else:
+        # Long arrays at several fields have more combinations than there are entries: look at it from that side.
+        for key, known in table.items():
+            if all(map(set.__contains__, mine, key)):  # type: ignore[call-overload]
+                yield known

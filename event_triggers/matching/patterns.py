@@ -1,0 +1,75 @@
+"""The index that the hub asks: all patterns of a channel, over bodies and over messages."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, Generic, TypeVar
+
+from event_triggers.matching.envelope import envelopes, hinges_on_body
+from event_triggers.matching.index import DocumentIndex
+from event_triggers.matching.reference import objects
+from event_triggers.matching.syntax import parse_pattern
+from event_triggers.message import UNDECODABLE, Message
+
+__all__ = ["PatternIndex"]
+
+Token = TypeVar("Token", bound=Hashable)
+
+
+class PatternIndex(Generic[Token]):
+    """Finds the tokens of all patterns that a document or a message matches.
+
+    Adding, removing and looking up cost nothing that grows with the number of patterns; see
+    :mod:`event_triggers.matching.index`. Patterns about the message (``$message``) are kept apart, so that the others
+    cost the same with them and without. Not safe for threads.
+    """
+
+    def __init__(self) -> None:
+        self._of_body: DocumentIndex[Token] = DocumentIndex()
+        self._of_message: DocumentIndex[Token] = DocumentIndex()
+
+    def __len__(self) -> int:
+        return len(self._of_body) + len(self._of_message)
+
+    def __contains__(self, token: object) -> bool:
+        return token in self._of_body or token in self._of_message
+
+    def add(self, pattern: Mapping[str, Any], token: Token) -> None:
+        """Look for ``pattern`` from now on, under the name ``token``.
+
+        :raises InvalidEventError: when it is no pattern.
+        :raises KeyError: when the token is in use.
+        """
+        if token in self:
+            raise KeyError(token)
+        alternatives, about_message = parse_pattern(pattern)
+        (self._of_message if about_message else self._of_body).add(alternatives, token)
+
+    def remove(self, token: Token) -> None:
+        """Forget the pattern of this token.
+
+        :raises KeyError: when there is none.
+        """
+        (self._of_message if token in self._of_message else self._of_body).remove(token)
+
+    def matching(self, document: Any) -> list[Token]:
+        """The tokens of all patterns that a message, or a decoded document alone, matches, each once, in no order.
+
+        JSON's own types are expected throughout, as a decoder makes them.
+        """
+        body = document.document if document.__class__ is Message else document
+        unique = self._of_body.unique
+        if body.__class__ is dict:
+            found = self._of_body.find(body)
+        else:
+            unique = False
+            found = [] if body is UNDECODABLE else [token for one in objects(body) for token in self._of_body.find(one)]
+        if self._of_message:
+            unique = False
+            found += [token for one in envelopes(document) for token in self._of_message.find(one)]
+        return found if unique else list(dict.fromkeys(found))
+
+    def hinging_on_body(self, message: Message) -> list[Token]:
+        """The tokens of the patterns that cannot be told for a message without looking into its body."""
+        kept = self._of_message
+        return [*self._of_body, *(token for token in kept if hinges_on_body(kept.alternatives(token), message))]
