@@ -37,7 +37,7 @@ __all__ = ["ASK_AGAIN", "END_STATES", "FACTS_KEY", "PAYLOAD_KEY", "AirflowBook",
 
 ASK_AGAIN = 30.0
 """Seconds until something that Airflow refused is tried again."""
-END_STATES = ("success", "failed", "skipped")
+END_STATES = ("success", "failed", "skipped", "removed")
 _KEPT = "candidate_"
 MARKER_OPERATOR = "EventMarker"
 _PAGE = 100
@@ -175,11 +175,19 @@ class AirflowBook(Book):
             now = await self._patiently(lambda: self._store(arrival))
         note = arrival.messages[-1].note if arrival.messages else _note_again(now, arrival.wanted)
         if len(now) >= arrival.wanted:
-            await self._patiently(lambda: self._desk.marks.mark(Mark(key, note)))
+            await self._patiently(lambda: self._mark(Mark(key, note)))
             self._states[arrival.event] = "success"
         elif note:
             await self._patiently(lambda: self._desk.api.call("PATCH", key.instance, json={"note": note}))
         held[arrival.event] = tuple(replace(one, payload=None, note="") for one in now)
+
+    async def _mark(self, mark: Mark) -> None:
+        try:
+            await self._desk.marks.mark(mark)
+        except AirflowApiError as error:
+            # What is no longer in the DAG cannot be marked, and nobody looks at it.
+            if error.status != 404 or (await self._desk.api.call("GET", mark.key.instance))["state"] != "removed":
+                raise
 
     async def _store(self, arrival: Arrival) -> tuple[Received, ...]:
         """Write both XComs; give what the marker holds then."""

@@ -262,7 +262,9 @@ class Book(ABC):
 
     @abstractmethod
     async def marked(self) -> dict[str, str]:
-        """Wait until markers have come into an end state (``success``, ``failed``, ``skipped``); give their states.
+        """Wait until markers have come into an end state; give their states.
+
+        Those are ``success``, ``failed``, ``skipped``, and ``removed`` for what is no longer in the DAG.
 
         Marks made through :meth:`record`, of this book and of another of the same group, may be among them.
         """

@@ -288,7 +288,7 @@ class GroupWait:
                 one.known = False
             elif state == "failed" and due is not None and due <= self._clock.now():
                 one.late = True
-            elif state in ("failed", "skipped"):
+            elif state in ("failed", "skipped", "removed"):
                 self._marked_by_hand(one, state)
             elif one.event.count > 1 or self._terms.selective:
                 one.received = await book.received(name)
@@ -303,7 +303,8 @@ class GroupWait:
 
     def _marked_by_hand(self, one: EventProgress, state: str) -> None:
         one.by_hand = state
-        log.info("event %s: its marker was marked %s by hand; it is waited for no longer", one.name, state)
+        how = "is no longer in the DAG" if state == "removed" else f"was marked {state} by hand"
+        log.info("event %s: its marker %s; it is waited for no longer", one.name, how)
 
     async def _over(self, book: Book, subscription: Subscription | None = None) -> bool:
         """Decide if there is something to decide."""

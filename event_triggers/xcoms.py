@@ -1,7 +1,8 @@
 """The XComs of markers: read over the REST API, and written over whatever this Airflow takes them unchanged.
 
 Airflow 3.1 stores what comes over its REST API as JSON *text*, which tasks are then given as a string. There XComs are
-written through the triggerer's supervisor, which is slower, and stores them as they are.
+written through the triggerer's supervisor, which is slower, and stores them as they are. So are, on any version, those
+of a task that has been added to the DAG since the run began.
 """
 
 from __future__ import annotations
@@ -86,9 +87,19 @@ class XComs:
         try:
             await self._api.call("POST", key.path("xcomEntries"), json=body)
         except AirflowApiError as error:
-            if error.status != 409:
+            if error.status == 409:
+                return False
+            if error.status != 404 or "not found in dag" not in str(error):
                 raise
+            return await self._create_for_new_task(key, name, value)
+        return True
+
+    async def _create_for_new_task(self, key: MarkerKey, name: str, value: Any) -> bool:
+        """Airflow's route for new XComs knows only the tasks that the DAG had when the run began; a supervisor all."""
+        await self._api.call("GET", key.instance)  # a task that is not in the run either is refused here
+        if await self.get(key, name) is not None:
             return False
+        await set_xcom_through_supervisor(*key, name, value)
         return True
 
     async def replace(self, key: MarkerKey, name: str, value: Any) -> None:

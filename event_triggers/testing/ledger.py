@@ -22,7 +22,7 @@ from event_triggers.ledger import Arrival, Book, GroupRef, Ledger, Received, fac
 
 __all__ = ["LedgerEntry", "MemoryLedger"]
 
-_END_STATES = ("success", "failed", "skipped")
+_END_STATES = ("success", "failed", "skipped", "removed")
 
 
 class LedgerEntry(NamedTuple):

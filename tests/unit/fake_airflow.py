@@ -163,6 +163,8 @@ class FakeAirflow(Edge):
         return answer(document={"task_instances": found[offset : offset + limit], "total_entries": len(found)})
 
     def _patch(self, one: TaskInstance, body: dict[str, Any]) -> None:
+        if one.state == "removed":
+            raise Refused(404, f"Task '{one.task_id}' not found in Dag '{one.dag_id}'")
         if len(body.get("note") or "") > 1000:
             raise Refused(422, "note is too long")
         if body.get("note") is not None:

@@ -326,3 +326,14 @@ async def test_a_marker_that_is_not_there_yet_is_waited_for(world: World) -> Non
         await world.airflow.pass_time(recording.done, step=ASK_AGAIN)
     assert marker.state == "success"
     assert "404" in world.said(logging.ERROR)[0]
+
+
+async def test_a_marker_that_has_left_the_dag_holds_nothing_up(world: World) -> None:
+    """Its message is on its way when the look shows that nobody needs it any more."""
+    async with world.book() as book:
+        world.airflow.mark(world.marker("orders"), "removed")
+        assert await record(book, arrival("orders", "a"), arrival("stock", "b")) == {"orders": ["a"], "stock": ["b"]}
+        world.airflow.clock.advance(60)
+        assert await soon(book.marked()) == {"orders": "removed"}
+    assert world.marker("orders").state == "removed"
+    assert world.marker("stock").state == "success"

@@ -124,7 +124,7 @@ async def test_only_what_has_changed_lately_is_asked_for(world: World) -> None:
         "2029-12-31T23:59:00+00:00",
         "2029-12-31T23:59:10+00:00",
     ]
-    assert asked[0].url.params.get_list("state") == ["success", "failed", "skipped"]
+    assert asked[0].url.params.get_list("state") == ["success", "failed", "skipped", "removed"]
 
 
 async def test_who_may_not_look_over_all_dags_asks_for_each_run(world: World) -> None:
@@ -347,6 +347,32 @@ async def test_airflow_3_1_is_given_xcoms_through_the_supervisor(world: World, m
     assert world.marker("shifts").xcoms["return_value"] == [{"id": "a"}, {"id": "b"}]
     assert [world.marker(event).state for event in MARKERS] == ["success"] * 3
     assert world.airflow.asked("POST") == world.airflow.asked("PATCH", "xcomEntries") == 0
+
+
+async def test_a_task_that_is_newer_than_its_run_is_given_xcoms_through_the_supervisor(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.airflow.refuse("POST", "inputs.orders/", 404, "Task with ID: `inputs.orders` not found in dag: `dag`")
+    supervisor = Supervisor(world)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
+    async with world.book() as book:
+        await soon(book.record([arrival("orders", "a", wanted=2)]))
+        await soon(book.record([arrival("orders", "b", wanted=2), arrival("stock")]))
+    assert world.marker("orders").xcoms["return_value"] == [{"id": "a"}, {"id": "b"}]
+    assert [one["id"] for one in world.marker("orders").xcoms["event"]["messages"]] == ["a", "b"]
+    assert world.marker("orders").state == "success"
+
+
+async def test_a_task_that_is_in_neither_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.airflow.refuse("POST", "inputs.orders/", 404, "Task with ID: `inputs.orders` not found in dag: `dag`")
+    world.airflow.instances.remove(world.marker("orders"))
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", None, raising=False)  # not to be asked
+    async with world.book() as book:
+        recording = asyncio.ensure_future(book.record([arrival("orders")]))
+        await soon(world.airflow.clock.wait_for_sleepers(2))
+        assert "The Task Instance with task_id" in str(book.trouble)
+        recording.cancel()
+        await asyncio.wait({recording})
 
 
 async def test_airflow_3_1_outside_a_triggerer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

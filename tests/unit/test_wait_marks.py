@@ -9,7 +9,7 @@ from tests.unit.hub_kit import idle, soon
 from tests.unit.wait_kit import GROUP, WaitKit, from_log, from_queue
 
 
-@pytest.mark.parametrize("state", ["success", "skipped"])
+@pytest.mark.parametrize("state", ["success", "skipped", "removed"])
 @pytest.mark.parametrize("before", [True, False], ids=["before the wait", "during the wait"])
 async def test_a_marker_marked_by_hand_counts(waits: WaitKit, state: str, before: bool) -> None:
     events = {"orders": from_log("orders"), "stock": from_queue("stock")}
