@@ -136,8 +136,7 @@ class Selection:
     def give(self, event: str) -> None:
         """A person has marked this event: it counts as come, without messages. Its candidates are not needed."""
         if self._lacks(event) and event not in self._given:
-            self._given.add(event)
-            self._lost.discard(event)
+            self._given.add(event)  # whether it is lost no longer matters
             self._reframe(event)
             self._look_again()
 

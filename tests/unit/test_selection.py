@@ -148,11 +148,12 @@ def test_a_sequence_goes_event_by_event() -> None:
     assert list(selection.candidates("second")) == [early]
 
 
-def test_a_mark_by_hand_imposes_no_time_on_a_sequence() -> None:
-    selection = selecting(a=1, b=2, c=1, sequence=True)
+@pytest.mark.parametrize("within", [None, 5])
+def test_a_mark_by_hand_imposes_no_time(within: float | None) -> None:
+    selection = selecting(a=1, b=2, c=1, sequence=True, within=within)
     selection.taken("b", [came("b", 70)])
     selection.give("b")
-    messages = came("a", 60), came("c", 61)
+    messages = came("a", 80), came("c", 81)
     selection.add(messages[1])
     selection.add(messages[0])
     assert selection.choose() == {"a": messages[:1], "c": messages[1:]}
@@ -173,6 +174,33 @@ def test_what_is_fixed_bounds_the_events_before_it() -> None:
     late = came("c", 50)
     selection.add(late)
     assert selection.choose() == {"c": (late,)}
+
+
+def test_messages_of_the_same_stamp_are_in_order() -> None:
+    selection = selecting(a=1, b=1, sequence=True)
+    selection.taken("b", [came("b", 50)])
+    selection.add(came("a", 50.000001))
+    assert not selection.choose()
+    same = came("a", 50)
+    selection.add(same)
+    assert selection.choose() == {"a": (same,)}
+
+
+def test_an_optional_event_outside_the_window_changes_nothing() -> None:
+    selection = selecting(a=1, b=1, note=1, within=10, optional="note")
+    for one in (came("note", 1000), came("a", 0), came("b", 20)):
+        selection.add(one)
+        assert selection.choose() is None
+    selection.add(came("a", 15))
+    assert set(selection.choose() or ()) == {"a", "b"}
+
+
+def test_the_window_holds_what_is_fixed() -> None:
+    selection = selecting(a=1, b=1, note=1, within=10, optional="note")
+    selection.taken("a", [came("a", 0)])
+    selection.add(came("note", 14))
+    selection.add(came("b", 5))
+    assert set(selection.choose() or ()) == {"b"}
 
 
 def test_a_sequence_within_a_span_tries_every_beginning() -> None:
@@ -227,6 +255,16 @@ def test_what_is_let_go_can_undo_what_was_not_chosen_yet() -> None:
     assert selection.choose() is None
     selection.add(came("b", value="y"))
     assert {one.value for chosen in (selection.choose() or {}).values() for one in chosen} == {"y"}
+
+
+def test_what_was_undone_can_be_complete_again() -> None:
+    selection = selecting(a=1, b=1, most=1)
+    selection.add(came("a", value="x"))
+    selection.add(came("b", value="x"))
+    selection.add(came("a", value="y"))
+    assert selection.choose() is None
+    selection.add(came("a", value="x"))
+    assert {one.value for chosen in (selection.choose() or {}).values() for one in chosen} == {"x"}
 
 
 def test_a_lost_event_takes_its_candidates_along() -> None:
