@@ -44,6 +44,7 @@ from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
 from event_triggers.message import Message
+from event_triggers.misses import Miss
 from event_triggers.replay import Replays, Round, now_live, since_of, tell_lost
 from event_triggers.sources.base import LogStream, Opening, Source, Stream
 from event_triggers.statistics import ChannelStatistics
@@ -168,6 +169,7 @@ class Channel:
 
     def _admit(self, entry: Entry) -> None:
         if entry.remaining > 0:
+            entry.seen_before = self._index.seen
             self._index.add(entry)
             self._wanted.set()
 
@@ -191,17 +193,14 @@ class Channel:
 
     def statistics(self) -> ChannelStatistics:
         """What has been done so far."""
+        work = len(self._index), self._messages, self._fanout.handed_out, self._fanout.unanswered
         return ChannelStatistics(
-            label=self.source.label,
-            connected=self.connected,
-            opened=self._opened,
-            entries=len(self._index),
-            messages=self._messages,
-            handed_out=self._fanout.handed_out,
-            unanswered=self._fanout.unanswered,
-            owed=len(self._owed),
-            lingering=self.lingers,
+            self.source.label, self.connected, self._opened, *work, owed=len(self._owed), lingering=self.lingers
         )
+
+    def miss(self, entry: Entry) -> Miss:
+        """What came nearest to an event that is still waited for."""
+        return self._fanout.misses.nearest(entry, self._index.seen)
 
     def tell(self, level: int, text: str, *args: object) -> None:
         """Write into the task log of every group that listens; into the process's own when none does."""

@@ -27,6 +27,7 @@ from event_triggers.clock import Clock
 from event_triggers.interests import InterestIndex
 from event_triggers.load import Load
 from event_triggers.message import Message
+from event_triggers.misses import Misses
 from event_triggers.owed import Owed
 from event_triggers.settling import Settler
 from event_triggers.sources.base import Outcome, Source
@@ -64,6 +65,7 @@ class Fanout:
         self.load = Load()
         self.settler = Settler(source.label, tell, clock)
         self.owed = Owed(clock)
+        self.misses = Misses()
         self.handed_out = 0
         self.unanswered = 0
         self._label = source.label
@@ -94,6 +96,8 @@ class Fanout:
         if self._is_queue and message.id in self._acknowledged and not message.stored:
             self._settle(message, Outcome.ACCEPTED)
             return
+        index.seen += message.attempt <= 1
+        self.misses.saw(message)
         if self.hand_out(message, [*index.matching(message), *agreed], live=live):
             return
         unreadable = index.unreadable(message)

@@ -22,6 +22,8 @@ class InterestIndex:
     """The entries of one channel, findable by message."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.seen = 0
+        """How many messages were compared with it; counted by whoever does."""
         self._patterns: PatternIndex[Entry] = PatternIndex()
         self._everything: dict[Entry, None] = {}
         self._callables: dict[Entry, MatchCallable] = {}

@@ -179,6 +179,7 @@ class Replays:
         # Nothing is awaited here: no live message may overtake those that were held.
         self._rounds.discard(past)
         for entry in past.entries:
+            entry.seen_past += past.index.seen
             entry.past = None
             entry.held = 0
         for message, entries in past.held.items():

@@ -74,6 +74,14 @@ class Past(Protocol):
         """Keep a live message until the past is through, so that order is kept."""
 
 
+class Missed(Protocol):
+    """What an event was waited for in vain with; its ``str`` is for people."""
+
+    @property
+    def seen(self) -> int:
+        """How many messages there were."""
+
+
 class Responder(Protocol):
     """The channel, as a group sees it."""
 
@@ -82,6 +90,9 @@ class Responder(Protocol):
 
     def answered(self, delivery: Delivery, handout: Handout) -> None:
         """A group has answered."""
+
+    def miss(self, entry: Entry) -> Missed:
+        """What came nearest to an event that is still waited for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -101,6 +112,10 @@ class Entry:
     """How many are."""
     seen: set[str] = field(init=False)
     """Ids that were taken, or recorded before; a broker may deliver one again."""
+    seen_before: int = 0
+    """How many messages its channel had seen when it joined."""
+    seen_past: int = 0
+    """How many were seen in what it had missed."""
     complaints: int = 0
     """How often its callable or source has failed."""
 
@@ -119,12 +134,16 @@ class Entry:
 
     def admits(self, message: Message) -> bool:
         """Whether what the pattern cannot say holds too: time and routing."""
+        return self.in_time(message) and self.interest.source.routes(message)
+
+    def in_time(self, message: Message) -> bool:
+        """Whether it is stamped neither too early nor too late."""
         since, until = self.interest.since, self.interest.until
         if since is not None and message.timestamp is not None and message.timestamp < since:
             return False
         if until is not None and (message.timestamp or self.subscription.now()) > until:
             return False
-        return self.interest.source.routes(message)
+        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -265,6 +284,16 @@ class Subscription:
                 raise self._error
             self._changed.clear()
             await self._changed.wait()
+
+    async def misses(self) -> list[str]:
+        """Of each event that has messages to show and misses some, what came nearest; for people."""
+        texts = []
+        for responder, entry in self.entries:
+            if entry.remaining > 0:
+                await asyncio.sleep(0)  # comparing takes its time, and others share the loop
+                miss = responder.miss(entry)
+                texts += [str(miss)] if miss.seen else []
+        return texts
 
     def drop(self, event: str) -> None:
         """This event is wanted no longer (a person marked its marker)."""

@@ -29,6 +29,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
+from itertools import chain, repeat
 
 import anyio
 
@@ -38,9 +39,10 @@ from event_triggers.connecting import root_cause
 from event_triggers.errors import EventTriggersError
 from event_triggers.event import Event
 from event_triggers.hub import Hub
-from event_triggers.ledger import Arrival, Book, GroupRef, Ledger
+from event_triggers.ledger import Book, GroupRef, Ledger
 from event_triggers.message import Message
 from event_triggers.progress import EventProgress, GroupProgress
+from event_triggers.reading import Reader
 from event_triggers.recording import Recorder
 from event_triggers.subscription import Interest, Subscription
 from event_triggers.terms import Terms, Timeline
@@ -55,6 +57,10 @@ FINISH_RECORDING = 30.0
 """Seconds past the deadline that reading and recording what came in time may take."""
 FINISH_SETTLING = 15.0
 """Seconds that the brokers' last acknowledgements may take before the verdict goes out."""
+_TELL_AFTER = (60.0, 600.0, 3600.0, 6 * 3600.0)
+"""Seconds between two looks at what came nearest to the events still missing; the last one again and again."""
+_MISSES_SHOWN = 5
+"""How many of them stand in the error of a sensor whose time is up."""
 
 
 class GroupWait:
@@ -145,8 +151,7 @@ class GroupWait:
         self._expired = True
         await self._finish_recording()
         if not self._progress.complete:
-            trouble = self._book.trouble if self._book else self._ledger.trouble
-            self._decide(Status.TIMEOUT, trouble or "")
+            self._decide(Status.TIMEOUT, await self._why_missing())
             return
         if self._terms.join is not None or self._progress.open():
             # An open marker behind a sensor that is through would run, and be green: those are skipped first.
@@ -156,6 +161,15 @@ class GroupWait:
             await self._decided.wait()
         self._decide(Status.COMPLETE)
 
+    async def _why_missing(self) -> str:
+        """What there is to say of a wait whose time is up: what is wrong with Airflow's API, and what came nearest."""
+        trouble = self._book.trouble if self._book else self._ledger.trouble
+        misses = await self._subscription.misses() if self._subscription is not None else []
+        for text in misses:
+            log.warning("%s", text)
+        more = [f"and {len(misses) - _MISSES_SHOWN} more in the log"] if len(misses) > _MISSES_SHOWN else []
+        return "; ".join([*([trouble] if trouble else []), *misses[:_MISSES_SHOWN], *more])
+
     async def _finish_recording(self) -> None:
         """Wait, in bounded time, until everything that came until now is recorded."""
         async with move_on_after(self._clock, FINISH_RECORDING):
@@ -163,7 +177,7 @@ class GroupWait:
             while self._progress.recording or (self._subscription is not None and self._subscription.waiting):
                 await self._next_recorded()
 
-    async def _expire_events(self, book: Book, subscription: Subscription) -> None:
+    async def _expire_events(self, book: Book, reader: Reader, subscription: Subscription) -> None:
         """Fail the markers of events whose own time is up."""
         for name, moment in sorted(self._timeline.events.items(), key=lambda item: item[1]):
             one = self._progress[name]
@@ -178,7 +192,7 @@ class GroupWait:
             await self._drop(one, subscription, late=True)
             log.error("event %s has not come by %s, its own time is up", one.name, moment.isoformat(timespec="seconds"))
             await book.end(name, "failed", f"has not come by {moment.isoformat(timespec='seconds')}")
-            if await self._over(book, subscription):
+            if await self._over(book, reader, subscription):
                 return
 
     async def _warn(self, moment: datetime) -> None:
@@ -187,6 +201,10 @@ class GroupWait:
             await self._next_recorded()
         if not self._progress.complete:
             self._decide(Status.WARNING)
+
+    def _is_late(self, event: str) -> bool:
+        due = self._timeline.events.get(event)
+        return due is not None and due <= self._clock.now()
 
     def _too_late(self, message: Message) -> bool:
         return self._expired and message.timestamp is not None and message.timestamp > self._timeline.deadline
@@ -197,8 +215,9 @@ class GroupWait:
         async with self._ledger.open(self._group, self._markers, _tell) as book:
             self._book = book
             self._recorder = self._make_recorder(book)
-            await self._read_back(book)
-            if await self._over(book):
+            reader = Reader(self._progress, book, self._recorder)
+            await reader.read_back(self._is_late, selective=self._terms.selective)
+            if await self._over(book, reader):
                 if self._over_for_good():
                     await self._linger()
                 return
@@ -207,13 +226,14 @@ class GroupWait:
                 self._subscription = subscription
                 try:
                     async with anyio.create_task_group() as group:
-                        group.start_soon(self._follow_marks, book, subscription, name="event_triggers: marks")
+                        group.start_soon(self._follow_marks, book, reader, subscription, name="event_triggers: marks")
                         group.start_soon(self._catch_up, subscription, name="event_triggers: catch up")
+                        group.start_soon(self._tell_misses, subscription, name="event_triggers: near misses")
                         if self._timeline.events:
                             group.start_soon(
-                                self._expire_events, book, subscription, name="event_triggers: event times"
+                                self._expire_events, book, reader, subscription, name="event_triggers: event times"
                             )
-                        await self._receive(book, subscription)
+                        await self._receive(book, reader, subscription)
                         group.cancel_scope.cancel()
                 finally:
                     subscription.over = self._over_for_good()
@@ -240,11 +260,19 @@ class GroupWait:
         self._caught_up.set()
         log.info("every source is connected, and nothing that is sent from now on is missed")
 
-    async def _receive(self, book: Book, subscription: Subscription) -> None:
+    async def _tell_misses(self, subscription: Subscription) -> None:
+        """Say now and then which messages came nearest to what is still missing."""
+        await self._caught_up.wait()
+        for pause in chain(_TELL_AFTER, repeat(_TELL_AFTER[-1])):
+            await self._clock.sleep(pause)
+            for text in await subscription.misses():
+                log.info("%s", text)
+
+    async def _receive(self, book: Book, reader: Reader, subscription: Subscription) -> None:
         assert self._recorder is not None  # noqa: S101 - made with the book
         until = self._timeline.deadline.isoformat(timespec="seconds")
         log.info("waiting for %s until %s", ", ".join(self._progress.missing()), until)
-        while not await self._over(book, subscription):
+        while not await self._over(book, reader, subscription):
             await self._recorder.take(await subscription.receive(), subscription)
 
     async def _next_recorded(self) -> None:
@@ -253,7 +281,7 @@ class GroupWait:
         else:
             await self._recorder.next_recorded()
 
-    async def _follow_marks(self, book: Book, subscription: Subscription) -> None:
+    async def _follow_marks(self, book: Book, reader: Reader, subscription: Subscription) -> None:
         while True:
             for name, state in (await book.marked()).items():
                 one = self._progress[name]
@@ -263,11 +291,11 @@ class GroupWait:
                 if one.late or (one.done and (state != "failed" or under_way)):
                     continue  # our own mark, or one that it has overtaken
                 if state == "success":
-                    await self._look_up(book, one)
+                    await reader.look_up(one)
                 else:
-                    self._marked_by_hand(one, state)
+                    reader.marked_by_hand(one, state)
                 await self._drop(one, subscription)
-            if await self._over(book, subscription):
+            if await self._over(book, reader, subscription):
                 return
 
     async def _drop(self, one: EventProgress, subscription: Subscription, *, late: bool = False) -> None:
@@ -279,34 +307,7 @@ class GroupWait:
 
     # ------------------------------------------------------------------ what is there, and when it is over
 
-    async def _read_back(self, book: Book) -> None:
-        unmarked = []
-        for name, state in (await book.load()).items():
-            one = self._progress[name]
-            due = self._timeline.events.get(name)
-            if state == "success":
-                one.known = False
-            elif state == "failed" and due is not None and due <= self._clock.now():
-                one.late = True
-            elif state in ("failed", "skipped", "removed"):
-                self._marked_by_hand(one, state)
-            elif one.event.count > 1 or self._terms.selective:
-                one.received = await book.received(name)
-                if one.done:  # the last try was ended between recording and marking
-                    unmarked.append(Arrival(name, (), one.event.count))
-        if unmarked:
-            await book.record(unmarked)
-        if not self._progress.complete:
-            # A queue may deliver once more what was recorded but not acknowledged; and what was chosen binds the rest.
-            again = (one for one in self._progress if self._terms.selective or not one.event.source.replayable)
-            await self._look_up_unknown(book, again)
-
-    def _marked_by_hand(self, one: EventProgress, state: str) -> None:
-        one.by_hand = state
-        how = "is no longer in the DAG" if state == "removed" else f"was marked {state} by hand"
-        log.info("event %s: its marker %s; it is waited for no longer", one.name, how)
-
-    async def _over(self, book: Book, subscription: Subscription | None = None) -> bool:
+    async def _over(self, book: Book, reader: Reader, subscription: Subscription | None = None) -> bool:
         """Decide if there is something to decide."""
         progress = self._progress
         if progress.hopeless:
@@ -315,9 +316,9 @@ class GroupWait:
         selective = self._terms.selective
         if progress.open() and not selective and subscription is not None and subscription.waiting:
             return False  # more has come meanwhile: it goes along
-        if not progress.complete and not await self._unhandled(book):
+        if not progress.complete and not await self._unhandled(reader):
             return False
-        await self._look_up_unknown(book, progress)
+        await reader.look_up_unknown(progress)
         complete = progress.complete
         if complete:
             await self._conclude(book, subscription)
@@ -327,11 +328,8 @@ class GroupWait:
     def _decide_lost(self) -> None:
         late = [one.name for one in self._progress if one.late]
         lost = ", ".join(self._progress.lost)
-        rest = (
-            ""
-            if self._progress.condition.is_all
-            else f", and without that {self._progress.condition.text!r} cannot hold"
-        )
+        condition = self._progress.condition
+        rest = "" if condition.is_all else f", and without that {condition.text!r} cannot hold"
         if late:
             self._decide(Status.LATE, f"{lost} has not come in its own time{rest}")
             return
@@ -361,30 +359,13 @@ class GroupWait:
             async with move_on_after(self._clock, FINISH_SETTLING):
                 await subscription.settled()
 
-    async def _unhandled(self, book: Book) -> bool:
+    async def _unhandled(self, reader: Reader) -> bool:
         """Whether there is something that the handler of arrivals has not been given yet."""
         if self._handled is None:
             return False
         handled = self._handled
-        await self._look_up_unknown(book, (one for one in self._progress if not handled.get(one.name)))
+        await reader.look_up_unknown(one for one in self._progress if not handled.get(one.name))
         return any(count > handled.get(name, 0) for name, count in self._progress.counts().items())
-
-    async def _look_up_unknown(self, book: Book, events: Iterable[EventProgress]) -> None:
-        unknown = [one for one in events if not one.known]
-        async with anyio.create_task_group() as group:
-            for one in unknown:
-                group.start_soon(self._look_up, book, one, name=f"event_triggers: look up {one.name}")
-
-    async def _look_up(self, book: Book, one: EventProgress) -> None:
-        """Read what a green marker holds; when it holds too little, a person has marked it."""
-        received = await book.received(one.name)
-        if one.recording:
-            while one.recording:
-                await self._next_recorded()
-            received = one.received
-        one.received, one.known = received, True
-        if not one.done:
-            self._marked_by_hand(one, "success")
 
 
 def _tell(level: int, text: str) -> None:

@@ -27,7 +27,7 @@ from event_triggers.matching.reference import fits_one
 from event_triggers.matching.syntax import check_pattern, parse_pattern
 from event_triggers.message import Message
 
-__all__ = ["Mismatch", "PatternIndex", "check_pattern", "explain", "matches"]
+__all__ = ["Mismatch", "PatternIndex", "check_pattern", "explain", "matches", "parse_pattern"]
 
 
 def matches(pattern: Mapping[str, Any], document: Mapping[str, Any] | bytes | str | Message) -> bool:

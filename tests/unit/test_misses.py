@@ -1,0 +1,127 @@
+"""The nearest miss: what is said to a group that waits in vain."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from event_triggers.event import Event
+from event_triggers.message import Message
+from event_triggers.testing import MemoryLog, MemoryQueue
+from event_triggers.verdict import Status
+from tests.unit.hub_kit import idle
+from tests.unit.wait_kit import WaitKit, from_log
+
+
+def orders(date: str = "2030-01-02", *, count: int = 1) -> Event:
+    return Event(
+        MemoryLog("log"), match={"table": ["orders"], "date": [date]}, count=count, since="2030-01-01T00:00:00Z"
+    )
+
+
+def send(waits: WaitKit, table: str, date: str) -> str:
+    return waits.broker.publish("log", {"table": table, "date": date})
+
+
+async def text_at_the_deadline(waits: WaitKit, event: Event, *messages: tuple[str, str]) -> str:
+    async with waits.running({"orders": event}, timeout=30) as wait:
+        for table, date in messages:
+            send(waits, table, date)
+        await waits.later(30)
+        verdict = await wait.verdict()
+    assert verdict.status is Status.TIMEOUT
+    return verdict.text
+
+
+async def test_the_error_names_the_nearest_message_and_what_it_differed_in(waits: WaitKit) -> None:
+    messages = [("stock", "2030-01-01"), ("orders", "2030-01-01"), ("shifts", "2030-01-03")]
+    text = await text_at_the_deadline(waits, orders(), *messages)
+    assert text == (
+        "3 messages seen on memory-log log, none matched orders; the closest of the last, 0@1, did not: "
+        "date: got '2030-01-01', wanted '2030-01-02'"
+    )
+
+
+async def test_what_was_seen_before_it_joined_is_not_counted(waits: WaitKit) -> None:
+    async with waits.running({"orders": orders("2030-01-07")}):
+        for _ in range(3):
+            send(waits, "orders", "2030-01-05")
+        await idle()
+        late = replace(orders(), since=waits.clock.now().isoformat())
+        waits.clock.advance(1)
+        late = replace(late, since=waits.clock.now().isoformat())
+        text = await text_at_the_deadline(waits, late, ("orders", "2030-01-04"))
+    assert text.startswith("1 message seen on memory-log log, none matched orders; ")
+
+
+async def test_what_was_read_from_the_past_is_counted(waits: WaitKit) -> None:
+    async with waits.running({"other": from_log("other")}):
+        send(waits, "orders", "2030-01-05")
+        await idle()
+        text = await text_at_the_deadline(waits, orders(), ("orders", "2030-01-04"))
+    assert text.startswith("2 messages seen on memory-log log")
+
+
+async def test_nothing_is_said_where_nothing_was_seen(waits: WaitKit) -> None:
+    assert await text_at_the_deadline(waits, orders()) == ""
+
+
+async def test_what_counts_already_is_said_too(waits: WaitKit) -> None:
+    text = await text_at_the_deadline(waits, orders(count=2), ("orders", "2030-01-02"), ("orders", "2030-01-09"))
+    assert text.startswith("2 messages seen on memory-log log, 1 matched orders; the closest of the last, 0@1, did not")
+
+
+async def test_a_message_out_of_time_says_so(waits: WaitKit) -> None:
+    event = replace(orders(), until="2030-01-01T00:00:10Z")
+    async with waits.running({"orders": event}, timeout=30) as wait:
+        await waits.later(20)
+        send(waits, "orders", "2030-01-02")
+        await waits.later(10)
+        verdict = await wait.verdict()
+    assert "0@0, did not: it is stamped 2030-01-01T00:00:20.000+00:00" in verdict.text
+
+
+def nobody(message: Message) -> bool:
+    return False
+
+
+async def test_a_callable_is_named_as_the_reason(waits: WaitKit) -> None:
+    event = Event(MemoryLog("log"), match=f"{__name__}.nobody", since="2030-01-01T00:00:00Z")
+    text = await text_at_the_deadline(waits, event, ("orders", "2030-01-02"))
+    assert text.endswith("0@0, did not: the match callable did not take it")
+
+
+async def test_it_is_said_now_and_then_while_waiting(waits: WaitKit, caplog: pytest.LogCaptureFixture) -> None:
+    def told() -> int:
+        return sum("messages seen on" in record.getMessage() for record in caplog.records)
+
+    with caplog.at_level(logging.INFO, logger="event_triggers"):
+        async with waits.running({"orders": orders()}, timeout=86_400):
+            for _ in range(2):
+                send(waits, "orders", "2030-01-05")
+            await idle()
+            counts = []
+            for seconds in (59, 1, 599, 1, 3599, 1):
+                await waits.later(seconds)
+                counts.append(told())
+    assert counts == [0, 1, 1, 2, 2, 3]
+
+
+async def test_a_message_that_a_queue_gives_again_counts_once(waits: WaitKit) -> None:
+    event = Event(MemoryQueue("queue"), match={"table": ["orders"]})
+    async with waits.running({"orders": event}, timeout=600) as wait:
+        waits.broker.publish("queue", {"table": "stock"})
+        for _ in range(5):
+            await waits.later(100)
+        await waits.later(100)
+        verdict = await wait.verdict()
+    assert verdict.text.startswith(
+        "1 message seen on memory-queue queue, none matched orders; the closest of the last,"
+    )
+
+
+async def test_what_a_message_holds_cannot_forge_the_log(waits: WaitKit) -> None:
+    text = await text_at_the_deadline(waits, orders(), ("orders", "x\nERROR forged \x1b[31m"))
+    assert text.isprintable()
