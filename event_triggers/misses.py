@@ -34,15 +34,13 @@ class Miss(NamedTuple):
     position: str | None = None
     """Of the last ones, where the nearest is."""
     why: str | None = None
-    """What kept that from counting."""
+    """What kept that from counting, as the rest of a sentence about it."""
 
     def __str__(self) -> str:
         messages = f"{self.seen:,} message{'' if self.seen == 1 else 's'} seen on {self.label}"
         matched = f"{self.received} matched" if self.received else "none matched"
         text = f"{messages}, {matched} {self.event}"
-        return (
-            text if self.position is None else f"{text}; the closest of the last, {self.position}, did not: {self.why}"
-        )
+        return text if self.position is None else f"{text}; the closest of the last ones, {self.position}, {self.why}"
 
 
 class Misses:
@@ -89,10 +87,10 @@ def _judged(entry: Entry, pattern: Pattern | None, message: Message) -> tuple[tu
     """How far a message is from counting (less is nearer), and why."""
     mismatch = None if pattern is None else explain(pattern, message)
     if mismatch is not None:
-        return (mismatch.missing, -mismatch.holding), str(mismatch)
+        return (mismatch.missing, -mismatch.holding), f"differed in {mismatch}"
     if not entry.in_time(message):
         when = message.timestamp.isoformat(timespec="milliseconds") if message.timestamp else "too late"
-        return (0, 0), f"it is stamped {when}"
+        return (0, 0), f"is stamped {when}"
     if entry.interest.accepts is not None:
-        return (1, 0), "the match callable did not take it"
+        return (1, 0), "was not taken by the match callable"
     return (0, 0), None

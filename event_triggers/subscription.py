@@ -81,6 +81,10 @@ class Missed(Protocol):
     def seen(self) -> int:
         """How many messages there were."""
 
+    @property
+    def received(self) -> int:
+        """How many of them count."""
+
 
 class Responder(Protocol):
     """The channel, as a group sees it."""
@@ -141,9 +145,7 @@ class Entry:
         since, until = self.interest.since, self.interest.until
         if since is not None and message.timestamp is not None and message.timestamp < since:
             return False
-        if until is not None and (message.timestamp or self.subscription.now()) > until:
-            return False
-        return True
+        return until is None or (message.timestamp or self.subscription.now()) <= until
 
 
 @dataclass(slots=True, eq=False)
@@ -286,13 +288,13 @@ class Subscription:
             await self._changed.wait()
 
     async def misses(self) -> list[str]:
-        """Of each event that has messages to show and misses some, what came nearest; for people."""
+        """Of each event that is still missing although messages came: what came nearest; for people."""
         texts = []
         for responder, entry in self.entries:
             if entry.remaining > 0:
                 await asyncio.sleep(0)  # comparing takes its time, and others share the loop
                 miss = responder.miss(entry)
-                texts += [str(miss)] if miss.seen else []
+                texts += [str(miss)] if miss.seen > miss.received else []
         return texts
 
     def drop(self, event: str) -> None:

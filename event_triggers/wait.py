@@ -26,7 +26,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from itertools import chain, repeat
@@ -313,9 +313,10 @@ class GroupWait:
         if progress.hopeless:
             self._decide_lost()
             return True
-        selective = self._terms.selective
-        if progress.open() and not selective and subscription is not None and subscription.waiting:
-            return False  # more has come meanwhile: it goes along
+        if progress.recording:
+            return False  # it goes along; whoever records it asks again
+        if progress.open() and not self._terms.selective and subscription is not None and subscription.waiting:
+            return False  # more has come meanwhile
         if not progress.complete and not await self._unhandled(reader):
             return False
         await reader.look_up_unknown(progress)
@@ -338,18 +339,19 @@ class GroupWait:
 
     async def _conclude(self, book: Book, subscription: Subscription | None) -> None:
         """The condition holds: mark the join, skip what is left, and let the brokers hear."""
+        rest = self._progress.open()
+        for one in rest:
+            # Before anything is awaited: what comes from here on is too late.
+            one.left_out = True
+            if subscription is not None:
+                subscription.drop(one.name)
         if self._terms.join is not None:
             await book.join(self._terms.join)
-        rest = self._progress.open()
         if rest:
-            log.info(
-                "the condition %r holds; skipped: %s", self._progress.condition.text, ", ".join(o.name for o in rest)
-            )
+            names = ", ".join(one.name for one in rest)
+            log.info("the condition %r holds; skipped: %s", self._progress.condition.text, names)
         async with anyio.create_task_group() as group:
             for one in rest:
-                one.left_out = True
-                if subscription is not None:
-                    subscription.drop(one.name)
                 name = f"event_triggers: skip {one.name}"
                 group.start_soon(book.end, one.name, "skipped", "the group was complete without it", name=name)
         self._concluded.set()

@@ -7,7 +7,7 @@ import logging
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 import anyio
@@ -29,9 +29,11 @@ from event_triggers.sources.base import BrokerConnection, Source
 from event_triggers.sources.kafka import KafkaTopic
 from event_triggers.sources.mqtt import MqttTopic
 from event_triggers.sources.sqs import SqsQueue
+from event_triggers.terms import Terms, Timeline
 from event_triggers.testing import MemoryLedger
 from event_triggers.trigger import EventGroupTrigger
-from event_triggers.wait import GroupWait, Verdict
+from event_triggers.verdict import Verdict
+from event_triggers.wait import GroupWait
 from servers.mosquitto import Mosquitto
 from servers.process import free_port
 from servers.sqs import MotoServer, SqsServer
@@ -90,7 +92,7 @@ async def fails(source: Source, connection: BrokerConnection, caplog: pytest.Log
         hub=hub,
         ledger=MemoryLedger(),
         clock=SystemClock(),
-        deadline=datetime.now(timezone.utc) + timedelta(seconds=0.3),
+        timeline=Timeline.of(Terms(), {}, datetime.now(timezone.utc), 0.3),
     )
     verdict: Verdict | None = None
     with anyio.move_on_after(0.6):
