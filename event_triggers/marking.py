@@ -130,7 +130,7 @@ class MarkingLine:
             await self._api.call("PATCH", mark.key.instance, json=mark.change)
         except AirflowApiError as error:
             # Airflow says 409, too, when somebody else writes a note at the same time, and then undoes our mark.
-            if error.status != 409 or (await self._api.call("GET", mark.key.instance))["state"] != "success":
+            if error.status != 409 or (await self._api.call("GET", mark.key.instance))["state"] != mark.state:
                 raise
 
     async def _send_together(self, marks: Sequence[Mark]) -> bool:

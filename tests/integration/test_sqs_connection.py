@@ -234,12 +234,14 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqsServer]:
 @pytest.mark.usefixtures("way")
 class TestTls:
     @pytest.mark.parametrize("trust", ["file", "nothing checked"])
-    async def test_trusted(self, tls_server: SqsServer, trust: str) -> None:
+    async def test_trusted(self, tls_server: SqsServer, trust: str, caplog: pytest.LogCaptureFixture) -> None:
         queue = Queue(tls_server)
         await queue.send("x")
         verify = str(tls_server.authority) if trust == "file" else False
         await read_one(queue.source(), tls_server.endpoint_url, extra={"verify": verify})
         await queue.kept(0)
+        said = "aws connection 'somewhere': verify is false, so anybody on the way can pose as SQS" in caplog.text
+        assert said == (trust == "nothing checked")
 
     async def test_not_trusted(self, tls_server: SqsServer) -> None:
         with pytest.raises(StreamError, match=r"(?i)ssl"):

@@ -88,6 +88,8 @@ def test_what_grows_by_escaping_is_measured_as_it_is_stored() -> None:
         (b"text with \x00 inside", r'json:"text with \u0000 inside"'),
         (b"[" * 200 + b"]" * 200, "json:" + "[" * 200 + "]" * 200),
         (b'{"a":' * 200 + b"1" + b"}" * 200, "json:" + '{"a":' * 200 + "1" + "}" * 200),
+        (b'{"a": " %s"}' % (b"[" * 200), 'json:{"a": " ' + "[" * 200 + '"}'),
+        (b"[" * 200, 'json:"' + "[" * 200 + '"'),
         (b'{"n": [18446744073709551616]}', 'json:{"n": [18446744073709551616]}'),
         (b"-9223372036854775809", "json:-9223372036854775809"),
         (b'{"n": 923456789012345e5}', 'json:{"n": 923456789012345e5}'),
@@ -99,6 +101,8 @@ def test_what_grows_by_escaping_is_measured_as_it_is_stored() -> None:
         "nul in text",
         "deep list",
         "deep mapping",
+        "deep in text",
+        "deep text",
         "65 bits",
         "65 bits and a sign",
         "exponent",
@@ -117,6 +121,7 @@ def test_what_only_looks_like_it_is_kept() -> None:
     for number in (2**64 - 1, -(2**63)):
         assert payload_of(message(b'{"a": %d, "b": "%s"}' % (number, b"1" * 30))) == {"a": number, "b": "1" * 30}
     assert payload_of(message(b"[" + b"{}," * 300 + b"{}]")) == [{}] * 301
+    assert payload_of(message(b'"plain %s"' % (b"[" * 200))) == "plain " + "[" * 200
 
 
 def test_text_of_a_refused_payload_can_be_read_again() -> None:

@@ -121,6 +121,14 @@ async def test_what_is_in_that_state_already_is_marked(airflow: FakeAirflow) -> 
     assert green(airflow) == 5
 
 
+@pytest.mark.parametrize("state", ["skipped", "failed"])
+async def test_what_was_skipped_or_failed_before_a_restart_is_so_again(airflow: FakeAirflow, state: str) -> None:
+    async with working(airflow) as line:
+        for _ in range(2):
+            assert await mark_all(line, mark("event_1")._replace(state=state)) == [None]
+    assert airflow.find("dag", "run", "event_1").state == state
+
+
 async def test_a_conflict_that_undid_the_mark_is_a_refusal(airflow: FakeAirflow) -> None:
     """Two who write a note at the same time: the database takes one of them, with all that came along."""
     airflow.refuse("PATCH", "event_1", 409, "Unique constraint violation")
