@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from event_triggers.text import one_line
+
 __all__ = ["Status", "Verdict"]
 
 
@@ -38,6 +40,10 @@ class Verdict:
     missing: Sequence[str] = ()
     text: str = ""
     arrivals: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # It becomes the error of a task, and may hold what a server said.
+        object.__setattr__(self, "text", one_line(self.text))
 
     @property
     def final(self) -> bool:

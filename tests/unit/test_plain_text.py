@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import logging
 import pkgutil
 from pathlib import Path
@@ -18,6 +18,7 @@ from event_triggers.ledger import Received
 from event_triggers.message import Message
 from event_triggers.subscription import Subscription
 from event_triggers.text import LINE_LIMIT, one_line, plain_logger, storable, without_credentials
+from event_triggers.verdict import Status, Verdict
 
 FORGED = "orders\r\n[2030-01-01] INFO - all is well \x1b[2J\u202e\u2066\u200b\x00\ud800"
 PLAIN = "orders  [2030-01-01] INFO - all is well \\u001b[2J\\u202e\\u2066\\u200b\\u0000\\ud800"
@@ -31,7 +32,9 @@ def modules() -> list[str]:
 @pytest.mark.parametrize("name", modules())
 def test_every_module_logs_plain_lines_only(name: str) -> None:
     """All of them by the same few words, so that none can be forgotten."""
-    path = Path(importlib.import_module(name).__file__ or "")
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    path = Path(spec.origin or "")
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     made = [ast.unparse(call) for call in calls if ast.unparse(call.func).endswith("getLogger")]
     if name == "event_triggers.text":
@@ -40,7 +43,6 @@ def test_every_module_logs_plain_lines_only(name: str) -> None:
         assert made == ["logging.getLogger(create_conn.__module__)"], "aiokafka's own, to keep logins out of it"
     else:
         assert made == []
-    assert not [call for call in calls if ast.unparse(call.func) in ("print", "sys.stdout.write", "sys.stderr.write")]
 
 
 @pytest.fixture
@@ -113,6 +115,7 @@ def test_errors_are_plain(error: Exception) -> None:
     assert str(error) == PLAIN
     assert repr(error).isprintable()
     assert str(ConnectionMissingError(FORGED)).isprintable()
+    assert Verdict(Status.TIMEOUT, text=FORGED).text == PLAIN, "a sensor's error is made of it"
 
 
 @pytest.mark.parametrize(
