@@ -127,8 +127,9 @@ def next_cron(expression: str, after: datetime, timezone: str) -> datetime:
     :param after: an aware moment.
     :param timezone: whose wall clock the expression speaks of.
     :returns: an aware moment in UTC. See the module for days on which the clock is changed.
-    :raises InvalidEventError: when the zone is unknown, or no such moment comes within 50 years.
+    :raises InvalidEventError: when the expression or the zone is none, or no such moment comes within 50 years.
     """
+    check_cron(expression, "cron")
     zone, plain = _zone(timezone), _plain(expression)
     after = after.astimezone(_UTC)
     offsets = _offsets_around(after, zone)
@@ -139,7 +140,7 @@ def next_cron(expression: str, after: datetime, timezone: str) -> datetime:
     latest = timedelta(0)
     try:
         twice = croniter(plain).expanded[1] == ["*"]
-        for wall in _walls(plain, start - timedelta(seconds=1) if back else start):
+        for wall in _walls(plain, start):
             # Of two times of the wall clock, the later one may be the earlier moment, where the clock was changed.
             if found is not None and wall.replace(tzinfo=_UTC) - latest >= found:
                 return found
@@ -160,8 +161,9 @@ def longest_cron_gap(expression: str, timezone: str) -> timedelta:
     It holds for all moments from the year 2000 on, by the rules of the zone as they are known; the change of the clock
     is included by what the zone's offsets have ever differed since then (an hour in most zones).
 
-    :raises InvalidEventError: when the zone is unknown.
+    :raises InvalidEventError: when the expression or the zone is none.
     """
+    check_cron(expression, "cron")
     plain = _plain(expression)
     cron = croniter(plain)
     minutes = _values(cron.expanded[0], 60)

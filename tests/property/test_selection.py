@@ -134,7 +134,7 @@ def chosen_by(selection: Selection) -> dict[str, tuple[Candidate, ...]]:
     return dict(selection.choose() or {})
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(whole())
 def test_it_completes_exactly_when_some_choice_does(made: tuple[Group, list[Candidate]]) -> None:
     group, candidates = made
@@ -152,7 +152,7 @@ def test_it_completes_exactly_when_some_choice_does(made: tuple[Group, list[Cand
     assert not chosen_by(selection)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(whole(), st.data())
 def test_marks_by_hand_and_lost_events(made: tuple[Group, list[Candidate]], data: st.DataObject) -> None:
     group, candidates = made
@@ -193,7 +193,7 @@ def test_marks_by_hand_and_lost_events(made: tuple[Group, list[Candidate]], data
                 return
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(whole(), st.data())
 def test_a_restart_continues_what_was_decided(made: tuple[Group, list[Candidate]], data: st.DataObject) -> None:
     group, candidates = made
@@ -225,7 +225,7 @@ def test_a_restart_continues_what_was_decided(made: tuple[Group, list[Candidate]
         assert {one.id for one in kept} <= {one.id for one in complete[event]}
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(groups(sequence=True), st.data())
 def test_a_sequence_is_decided_event_after_event(group: Group, data: st.DataObject) -> None:
     candidates = data.draw(candidates_of(group, correlated=False))
@@ -257,7 +257,7 @@ def test_a_sequence_is_decided_event_after_event(group: Group, data: st.DataObje
             assert not chosen_by(selection)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(groups(sequence=False), st.data())
 def test_without_any_of_it_events_are_decided_as_they_come(group: Group, data: st.DataObject) -> None:
     candidates = data.draw(candidates_of(group, correlated=False))
@@ -277,7 +277,7 @@ def test_without_any_of_it_events_are_decided_as_they_come(group: Group, data: s
             break
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(whole(), st.integers(1, 3), st.booleans())
 def test_no_more_are_kept_than_wanted(made: tuple[Group, list[Candidate]], most: int, often: bool) -> None:
     group, candidates = made

@@ -6,7 +6,7 @@ from contextlib import suppress
 from itertools import chain, combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from event_triggers.condition import Condition, at_least
@@ -219,6 +219,7 @@ def plain(part: Part, come: set[str]) -> bool:
     return any(all(plain(one, come) for one in chosen) for chosen in combinations(part.parts, part.n))
 
 
+@settings(deadline=None)
 @given(conditions, some_names, st.sampled_from(NAMES))
 def test_more_events_never_undo_it(part: Part, come: set[str], further: str) -> None:
     condition = Condition.parse(written(part), dict.fromkeys(names_of(part), True))
@@ -228,6 +229,7 @@ def test_more_events_never_undo_it(part: Part, come: set[str], further: str) -> 
     assert condition.can_hold(come | {further}) <= condition.can_hold(come)
 
 
+@settings(deadline=None)
 @given(conditions, some_names)
 def test_what_is_written_is_read_again(part: Part, come: set[str]) -> None:
     condition = Condition.parse(written(part), dict.fromkeys(names_of(part), True))
@@ -235,6 +237,7 @@ def test_what_is_written_is_read_again(part: Part, come: set[str]) -> None:
     assert condition.needed([]) == written(part)
 
 
+@settings(deadline=None)
 @given(conditions, some_names, some_names, some_names)
 def test_what_is_left_is_what_lacks(part: Part, come: set[str], lost: set[str], later: set[str]) -> None:
     lost -= come
@@ -244,6 +247,7 @@ def test_what_is_left_is_what_lacks(part: Part, come: set[str], lost: set[str], 
     assert isinstance(rest, bool) or not set(names_of(rest)) & (come | lost)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab ,()'2_", max_size=12) | st.text(max_size=12))
 def test_whatever_is_written_is_read_or_refused(text: str) -> None:
     with suppress(InvalidEventError):

@@ -142,7 +142,7 @@ def test_what_is_no_cron_expression(expression: str, says: str) -> None:
     assert len(str(caught.value)) < 400
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(alphabet="0159*/,-#?LWlwhrmona", min_size=1, max_size=4), min_size=5, max_size=6).map(" ".join))
 def test_whatever_is_given_is_a_cron_expression_or_refused(expression: str) -> None:
     try:
@@ -207,10 +207,15 @@ def test_the_next_moment_of_a_cron_expression(expression: str, after: datetime, 
 
 
 def test_no_moment_within_50_years() -> None:
-    with pytest.raises(InvalidEventError, match="has no moment within 50 years after 2026"):
-        next_cron("0 0 30 2 *", at("2026-01-01T00:00"), "UTC")
-    with pytest.raises(InvalidEventError, match="has no moment"):
+    with pytest.raises(InvalidEventError, match="has no moment within 50 years after 9999"):
         next_cron("0 0 1 1 *", at("9999-06-01T00:00"), "UTC")
+
+
+def test_nothing_is_computed_from_what_is_no_cron_expression() -> None:
+    with pytest.raises(InvalidEventError, match="cron: 'x' is no cron expression"):
+        next_cron("x", at("2026-01-01T00:00"), "UTC")
+    with pytest.raises(InvalidEventError, match="'0 0 30 2 \\*' never comes"):
+        longest_cron_gap("0 0 30 2 *", "UTC")
 
 
 def zone_of(name: str) -> timezone | ZoneInfo:
@@ -241,7 +246,7 @@ def minutes_of(name: str, day: date) -> list[tuple[datetime, datetime, str]]:
     return [(m, w, "first" if kind == "once" and w in walls else kind) for m, w, kind in found]
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(CHANGES),
     st.sets(st.sampled_from([0, 1, 14, 15, 30, 45, 59]), min_size=1),
@@ -297,7 +302,7 @@ def test_the_longest_gap(expression: str, gap: timedelta) -> None:
 EXPRESSIONS = ["0 12 * * *", "30 2 * * *", "30 * * * *", "*/7 1-3 * * *", "0 0 1,15 * *", "0 0 L * *", "15 2 * 3,10 0"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(EXPRESSIONS),
     st.sampled_from(ZONES),
@@ -346,7 +351,7 @@ def test_from_when_a_message_counts(valid_for: str | float, moment: datetime, zo
     assert found.tzinfo is UTC
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(ZONES) | st.timezone_keys(allow_prefix=False),
     st.datetimes(datetime(1990, 1, 2), datetime(2050, 1, 1), timezones=st.just(UTC))
