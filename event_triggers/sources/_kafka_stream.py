@@ -22,6 +22,7 @@ Nothing is kept at the broker. After a restart the hub opens the stream at a pos
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -94,6 +95,8 @@ class KafkaStream(LogStream):
         self._next: dict[str, int] = {}
         self._oldest: dict[str, int] = {}
         """Where partitions began when that was last asked; logs only lose their beginnings."""
+        self._firsts: dict[Partition, int] = {}
+        """Where partitions began when a moment was last looked up."""
         self._places: dict[Partition, _Place] = {}
         self._generation = -1
         self._ids: dict[str, bytes] = {}
@@ -156,7 +159,11 @@ class KafkaStream(LogStream):
         milliseconds = max(0, -((_EPOCH - since) // timedelta(milliseconds=1)))
         # Where nothing is found, all that lies before this position is older, and what lies behind it will be yielded.
         offsets = dict(self._next)
-        found = await self._client.first_since(self._places, milliseconds)
+        # Both at once: an answer takes as long as the fetch that was asked before.
+        found, self._firsts = await asyncio.gather(
+            self._client.first_since(self._places, milliseconds),
+            self._client.beginnings(one for one in self._places if self._next[_name(one)]),
+        )
         offsets.update({_name(one): offset for one, offset in found.items() if offset is not None})
         unknown = [one for one, offset in found.items() if offset is None and self._has_past(_name(one))]
         if unknown and not self._has_time_index:
@@ -166,8 +173,8 @@ class KafkaStream(LogStream):
 
     async def lost(self, start: Position) -> str:
         # Whoever begins where the log begins cannot know how old what was deleted before it was.
-        firsts = await self._client.beginnings(one for one in self._places if start.get(_name(one), 0) > 0)
-        gone = {_name(one): first for one, first in firsts.items() if 0 < start[_name(one)] <= first}
+        firsts = {_name(one): first for one, first in self._firsts.items()}
+        gone = {name: first for name, first in firsts.items() if 0 < start.get(name, 0) <= first}
         if not gone:
             return ""
         where = ", ".join(f"partition {name} begins at offset {first} now" for name, first in sorted(gone.items()))

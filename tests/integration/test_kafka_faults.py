@@ -13,10 +13,13 @@ import pytest
 from aiokafka import TopicPartition  # type: ignore[import-untyped]
 
 from event_triggers.errors import ConfigurationError, MissingExtraError, StreamError
+from event_triggers.hub import Hub
 from event_triggers.sources.base import Opening
 from event_triggers.sources.kafka import KafkaTopic
+from event_triggers.subscription import Interest
 from servers.kafka import KafkaCluster
 from servers.process import free_port
+from tests.integration.faults import live, take, until_told
 from tests.integration.kafka_support import (
     SharedKafka,
     create_topic,
@@ -105,7 +108,10 @@ async def test_broker_that_is_restarted(request: pytest.FixtureRequest) -> None:
         (node,) = cluster.nodes
         source, opening = KafkaTopic("orders"), kafka_opening(cluster.bootstrap)
         await create_topic(cluster.bootstrap, "orders")
-        async with reading(source, opening) as reader:
+        interest = Interest("orders", source, count=9)
+        hub = Hub(opening.connection).subscribe("group", [interest])
+        async with reading(source, opening, patience=90) as reader, hub as group:
+            await live(group)
             for end in (node.stop, node.kill):
                 async with producer(cluster.bootstrap) as client:
                     await client.send_and_wait("orders", b"before")
@@ -116,6 +122,7 @@ async def test_broker_that_is_restarted(request: pytest.FixtureRequest) -> None:
                 async with producer(cluster.bootstrap) as client:
                     await client.send_and_wait("orders", b"after")
                 assert await pulling == [b"after"]
+                assert [one.message.body for one in await take(group, 2)] == [b"before", b"after"]
 
 
 async def test_leader_that_fails(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,11 +132,15 @@ async def test_leader_that_fails(request: pytest.FixtureRequest, caplog: pytest.
         await create_topic(cluster.bootstrap, "single", 3, 1)
         sources = [KafkaTopic("copied"), KafkaTopic("single")]
         opening = kafka_opening(cluster.bootstrap, socket_timeout_ms=1000)
+        hub = Hub(opening.connection)
+        interests = [Interest("copied", sources[0], count=6), Interest("single", sources[1], count=99)]
         async with (
-            reading(sources[0], opening) as copied,
-            reading(sources[1], opening) as single,
+            hub.subscribe("group", interests) as group,
+            reading(sources[0], opening, patience=90) as copied,
+            reading(sources[1], opening, patience=90) as single,
             producer(cluster.bootstrap) as client,
         ):
+            await live(group)
             for partition in range(3):
                 await client.send_and_wait("copied", b"%d" % partition, partition=partition)
                 await client.send_and_wait("single", b"%d" % partition, partition=partition)
@@ -145,7 +156,8 @@ async def test_leader_that_fails(request: pytest.FixtureRequest, caplog: pytest.
                 await client.send_and_wait("single", b"again", partition=partition)
             assert set(await single.bodies(len(left))) == {b"again"}
             pulling = asyncio.create_task(single.bodies(1))
-            await eventually(lambda: f"no broker answers for partition single-{lost}" in caplog.text)
+            line = await until_told(caplog, f"no broker answers for partition single-{lost}")
+            assert "its messages have to wait" in line
             assert not pulling.done()
             # The end of that partition is not known now, so whoever wants to begin there has to wait.
             with pytest.raises(StreamError, match=rf"no broker leads .*single-{lost}"):
@@ -154,6 +166,9 @@ async def test_leader_that_fails(request: pytest.FixtureRequest, caplog: pytest.
             await asyncio.to_thread(cluster.nodes[leaders[lost] - 1].start)
             await client.send_and_wait("single", b"back", partition=lost)
             assert await pulling == [b"back"]
+            deliveries = await take(group, 6 + 3 + len(left) + 1)
+            assert [one.message.body for one in deliveries].count(b"back") == 1
+            assert sum("copied" in one.events for one in deliveries) == 6
 
 
 async def test_reader_that_does_not_read_costs_little(kafka: SharedKafka) -> None:

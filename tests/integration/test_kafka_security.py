@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.sources.base import Opening
 from event_triggers.sources.kafka import KafkaTopic
+from event_triggers.subscription import Interest
 from servers.certificates import Authority, Certificate
 from servers.kafka import KafkaListener
+from tests.integration.faults import corrected, live, take, until_told
 from tests.integration.kafka_secured import PASSWORD, SecuredKafka, token_endpoint, unsigned_token
 from tests.integration.kafka_support import create_topic, kafka_opening, producer, reading, shared_kafka
 
@@ -76,6 +78,21 @@ async def refused(how: Opening, error: type[Exception] = StreamError) -> str:
 
 
 class TestLogin:
+    async def test_password_that_is_corrected_later(
+        self, secured: SecuredKafka, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The group that waits is told, and goes on by itself."""
+        wrong, right = (opening(secured.sasl, **login("PLAIN", password=word)) for word in ("wrong", PASSWORD))
+        hub = corrected(right.connection, await wrong.connection("kafka_default"))
+        topic = f"topic-{time.monotonic_ns()}"
+        await create_topic(secured.cluster.bootstrap, topic)
+        async with hub.subscribe("group", [Interest("one", KafkaTopic(topic))]) as group:
+            assert "check sasl.username, sasl.password" in await until_told(caplog, "the login was refused")
+            await live(group)
+            async with producer(secured.cluster.bootstrap) as sender:
+                await sender.send_and_wait(topic, b"let in")
+            assert [one.message.body for one in await take(group)] == [b"let in"]
+
     @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
     async def test_password(self, secured: SecuredKafka, mechanism: str) -> None:
         await check(secured, opening(secured.sasl, **login(mechanism)))
