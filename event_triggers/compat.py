@@ -88,6 +88,9 @@ async def set_xcom_through_supervisor(
     try:
         await ask_supervisor(comms.asend(request))
     except AirflowRuntimeError as error:
+        status = (error.error.detail or {}).get("status_code")
         raise AirflowApiError(
-            f"Airflow did not take XCom {name!r} of {task_id!r} in {dag_id}/{run_id}: {error}"
+            f"Airflow did not take XCom {name!r} of {task_id!r} in {dag_id}/{run_id}: {error}",
+            # Anything else may be an outage; there is nothing here to tell it by.
+            status=status if isinstance(status, int) and 400 <= status < 500 else None,
         ) from error
