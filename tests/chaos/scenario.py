@@ -115,7 +115,7 @@ def _witness(world: World, prefix: str, manifest: Path, folder: Path, *, thoroug
     program = Path(__file__).with_name("witness.py")
     # Isolated from this checkout: it cannot import the package, even by mistake.
     done = subprocess.run(
-        [sys.executable, "-I", program, job], capture_output=True, text=True, check=False, timeout=200
+        [sys.executable, "-I", program, job], capture_output=True, text=True, check=False, timeout=300
     )
     if done.returncode != 0:
         raise RuntimeError(f"the witness failed:\n{done.stderr}")
