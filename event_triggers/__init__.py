@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from event_triggers.condition import at_least
     from event_triggers.errors import EventTriggersError, InvalidEventError
     from event_triggers.event import Event
     from event_triggers.group import EventGroup
-    from event_triggers.marker import EventMarker
+    from event_triggers.marker import EventJoin, EventMarker
     from event_triggers.message import Message
     from event_triggers.sensor import ArrivedMessage, EventGroupSensor
     from event_triggers.sources.base import Source, Stream
@@ -26,6 +27,7 @@ __all__ = [
     "EventGroup",
     "EventGroupSensor",
     "EventGroupTrigger",
+    "EventJoin",
     "EventMarker",
     "EventTriggersError",
     "InvalidEventError",
@@ -35,6 +37,7 @@ __all__ = [
     "Source",
     "SqsQueue",
     "Stream",
+    "at_least",
 ]
 
 _HOMES = {
@@ -43,6 +46,7 @@ _HOMES = {
     "EventGroup": "group",
     "EventGroupSensor": "sensor",
     "EventGroupTrigger": "trigger",
+    "EventJoin": "marker",
     "EventMarker": "marker",
     "EventTriggersError": "errors",
     "InvalidEventError": "errors",
@@ -52,6 +56,7 @@ _HOMES = {
     "Source": "sources.base",
     "SqsQueue": "sources.sqs",
     "Stream": "sources.base",
+    "at_least": "condition",
 }
 
 

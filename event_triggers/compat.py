@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow import __version__ as airflow_version
+from airflow.triggers.base import BaseTrigger
 
 from event_triggers.errors import AirflowApiError
 
@@ -35,6 +36,7 @@ else:
 
 __all__ = [
     "STARTS_FROM_TRIGGER",
+    "TELLS_WHO_STOPS",
     "AirflowException",
     "AirflowFailException",
     "AirflowNotFoundException",
@@ -47,6 +49,9 @@ T = TypeVar("T")
 
 STARTS_FROM_TRIGGER = tuple(int(part) for part in airflow_version.split(".")[:2]) >= (3, 3)
 """Whether this Airflow can start a task in the triggerer. Older ones ignore the request: there the worker defers."""
+
+TELLS_WHO_STOPS = hasattr(BaseTrigger, "on_kill")
+"""Whether this Airflow tells a trigger that a person has ended its wait; older ones cancel it as at a shutdown."""
 
 
 async def ask_supervisor(question: Coroutine[Any, Any, T]) -> T:

@@ -11,6 +11,7 @@ harmless.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ import jinja2
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from pydantic import JsonValue
 
-from event_triggers.clock import parse_datetime
+from event_triggers.clock import move_on_after, parse_datetime
+from event_triggers.compat import TELLS_WHO_STOPS
 from event_triggers.errors import EventTriggersError
 from event_triggers.event import Event
 from event_triggers.ledger import GroupRef
@@ -36,6 +38,8 @@ __all__ = ["EventGroupTrigger"]
 
 log = plain_logger(__name__)
 
+_LOOK_WITHIN = 5.0
+"""Seconds that a triggerer which may be shutting down waits for an answer and for the brokers."""
 _ENDED = frozenset({"success", "failed", "skipped", "removed", "upstream_failed"})
 
 
@@ -82,6 +86,7 @@ class EventGroupTrigger(BaseTrigger):
         self.warned = warned
         self.timeout_after: datetime | None = None
         """Set by the triggerer: when Airflow ends the deferral."""
+        self._stopped = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -135,6 +140,9 @@ class EventGroupTrigger(BaseTrigger):
             verdict = await wait.run()
         except EventTriggersError as error:
             verdict = Verdict(Status.ERROR, text=f"{type(error).__name__}: {error}")
+        except asyncio.CancelledError:
+            self._stopped = True
+            raise
         yield self._event(verdict, started, deadline)
 
     async def on_kill(self) -> None:
@@ -145,6 +153,12 @@ class EventGroupTrigger(BaseTrigger):
         if state in _ENDED:
             sources = [Event.deserialize(data).source for data in self.events.values()]
             await runtime.hub.forget(self._group().identity, sources)
+
+    async def cleanup(self) -> None:
+        """Airflow before 3.3 does not say whether it stops a trigger because a person did something: look, in short."""
+        if self._stopped and not TELLS_WHO_STOPS:
+            async with move_on_after(current_runtime().clock, _LOOK_WITHIN):
+                await self.on_kill()
 
     def _group(self) -> GroupRef:
         ti = self.task_instance

@@ -49,7 +49,7 @@ from event_triggers.terms import Terms, Timeline
 from event_triggers.text import plain_logger
 from event_triggers.verdict import Status, Verdict
 
-__all__ = ["FINISH_RECORDING", "FINISH_SETTLING", "GroupWait"]
+__all__ = ["FINISH_RECORDING", "FINISH_SETTLING", "JOIN_AGAIN", "GroupWait"]
 
 log = plain_logger(__name__)
 
@@ -57,6 +57,8 @@ FINISH_RECORDING = 30.0
 """Seconds past the deadline that reading and recording what came in time may take."""
 FINISH_SETTLING = 15.0
 """Seconds that the brokers' last acknowledgements may take before the verdict goes out."""
+JOIN_AGAIN = (1.0, 2.0, 4.0, 8.0)
+"""Seconds after which the join behind a failed marker is marked once more, each after the one before."""
 _TELL_AFTER = (60.0, 600.0, 3600.0, 6 * 3600.0)
 """Seconds between two looks at what came nearest to the events still missing; the last one again and again."""
 _MISSES_SHOWN = 5
@@ -360,6 +362,18 @@ class GroupWait:
         if subscription is not None:
             async with move_on_after(self._clock, FINISH_SETTLING):
                 await subscription.settled()
+        if self._terms.join is not None and self._progress.lost:
+            await self._hold_join(book, self._terms.join)
+
+    async def _hold_join(self, book: Book, join: str) -> None:
+        """Mark the join until Airflow's scheduler has seen it.
+
+        Behind a failed marker the scheduler makes it ``upstream_failed``, and one that looked just before the mark
+        writes that over it.
+        """
+        for seconds in JOIN_AGAIN:
+            await self._clock.sleep(seconds)
+            await book.join(join)
 
     async def _unhandled(self, reader: Reader) -> bool:
         """Whether there is something that the handler of arrivals has not been given yet."""

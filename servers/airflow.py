@@ -198,9 +198,13 @@ class Airflow:
         self._clients.append(client)
         return client
 
-    def api_connection(self, user: str | None = None) -> str:
-        """An Airflow connection to this API server as JSON, for an ``AIRFLOW_CONN_...`` variable."""
-        fields: dict[str, object] = {"conn_type": "http", "schema": "http", "host": "127.0.0.1", "port": self.port}
+    def api_connection(self, user: str | None = None, *, port: int | None = None) -> str:
+        """An Airflow connection to this API server as JSON, for an ``AIRFLOW_CONN_...`` variable.
+
+        :param port: of a proxy in front of it.
+        """
+        fields: dict[str, object] = {"conn_type": "http", "schema": "http", "host": "127.0.0.1"}
+        fields["port"] = port or self.port
         if user is not None:
             fields |= {"login": user, "password": self.passwords[user]}
         return json.dumps(fields)

@@ -63,7 +63,7 @@ class AirflowClient:
         self._credentials = {"username": login, "password": password} if login is not None else None
         self._diagnose = diagnose
         self._token = ""
-        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._http = httpx.Client(base_url=url, timeout=60, trust_env=False)
 
     def close(self) -> None:
         """Close the connections."""

@@ -101,6 +101,11 @@ class Postgres:
         while any(Path(f"/proc/{pid}").exists() for pid in backends) and time.monotonic() < deadline:
             time.sleep(0.01)
 
+    def restart(self) -> None:
+        """Disconnect every client, and be there again."""
+        self.stop()
+        self.start()
+
     def close(self) -> None:
         """End it and remove its folder."""
         self._process.stop(timeout=5, number=signal.SIGINT)

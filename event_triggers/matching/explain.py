@@ -12,7 +12,7 @@ from event_triggers.matching.reference import elements, fits_one, is_object, sca
 from event_triggers.matching.structure import Path
 from event_triggers.matching.syntax import READABLE, Alternative, Pattern, parse_pattern
 from event_triggers.message import UNDECODABLE, Message
-from event_triggers.notes import shown
+from event_triggers.text import shown
 
 __all__ = ["Mismatch", "explain"]
 

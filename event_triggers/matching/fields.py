@@ -8,7 +8,7 @@ from typing import Any
 from event_triggers.matching.reference import MISSING, elements, scalars
 from event_triggers.matching.structure import Path
 
-__all__ = ["Columns", "Field", "gather", "gather_all"]
+__all__ = ["Columns", "Field", "gather", "gather_all", "named"]
 
 
 class Field:
@@ -65,9 +65,7 @@ def gather(field: Field, document: dict[str, Any], values: dict[Field, Any]) -> 
     :returns: whether there is an array at one of them, or on the way; then the values are not complete.
     """
     below = field.below
-    if len(below) > len(document):
-        below = {name: below[name] for name in document if name in below}
-    for name, inner in below.items():
+    for name, inner in (below if len(below) <= len(document) else named(below, document)).items():
         value = document.get(name, MISSING)
         kind = value.__class__
         if kind is dict:
@@ -78,6 +76,11 @@ def gather(field: Field, document: dict[str, Any], values: dict[Field, Any]) -> 
         elif value is not MISSING:
             values[inner] = value
     return False
+
+
+def named(below: dict[str, Field], document: dict[str, Any]) -> dict[str, Field]:
+    """Those of the fields that a document has; for when it has fewer fields than are asked for."""
+    return {name: below[name] for name in document if name in below}
 
 
 def gather_all(field: Field, document: dict[str, Any], columns: Columns) -> None:

@@ -22,14 +22,14 @@ a restart.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from itertools import product
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
 from event_triggers.matching.buckets import Bucket, Entry, Spread
-from event_triggers.matching.fields import Columns, Field, gather, gather_all
+from event_triggers.matching.fields import Columns, Field, gather, gather_all, named
 from event_triggers.matching.leaves import AnyLeaf, Exactly, OneOf
+from event_triggers.matching.reference import MISSING
+from event_triggers.matching.shapes import Shape
 from event_triggers.matching.structure import Path
 from event_triggers.matching.syntax import Alternative
 
@@ -44,31 +44,19 @@ _AMBIGUOUS = (0, 1, None)
 """``False == 0`` and ``True == 1`` in Python, and a missing field is looked up as ``None``."""
 
 
-class _Shape:
-    """All entries that are hashed on the same fields."""
-
-    __slots__ = ("fields", "last", "one", "table")
-
-    def __init__(self, fields: tuple[Field, ...]) -> None:
-        self.fields = fields
-        self.last = fields[-1]
-        self.one = fields[0] if len(fields) == 2 else None
-        """The other field of two, as most shapes have."""
-        self.table: dict[Hashable, Any] = {}
-        """A :class:`Bucket`, or the one entry, or its token."""
-
-
 class DocumentIndex(Generic[Token]):
     """Patterns by the documents that match them."""
 
-    __slots__ = ("_entries", "_loose", "_root", "_several", "_shapes")
+    __slots__ = ("_entries", "_loose", "_root", "_shapes", "several")
 
     def __init__(self) -> None:
         self._entries: dict[Token, Entry | tuple[Entry, ...]] = {}
         self._root = Field()
-        self._shapes: dict[tuple[Field, ...], _Shape] = {}
-        self._loose = Spread(self._root)
-        self._several = 0
+        self._shapes: dict[tuple[Field, ...], Shape] = {}
+        self._loose: Spread | None = None
+        """Those without exact values."""
+        self.several = 0
+        """How many patterns have several alternatives: then :meth:`find` may give a token more than once."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -78,11 +66,6 @@ class DocumentIndex(Generic[Token]):
 
     def __iter__(self) -> Iterator[Token]:
         return iter(self._entries)
-
-    @property
-    def unique(self) -> bool:
-        """Whether :meth:`find` gives each token once."""
-        return not self._several
 
     def alternatives(self, token: Token) -> tuple[Alternative, ...]:
         """What was added under a token."""
@@ -94,7 +77,7 @@ class DocumentIndex(Generic[Token]):
         """Look for documents of which one of the alternatives holds; the token must be new."""
         entries = tuple(_entry(alternative, token) for alternative in alternatives)
         alone = len(entries) == 1
-        self._several += not alone
+        self.several += not alone
         self._entries[token] = entries[0] if alone else entries
         for entry in entries:
             self._insert(entry, alone)
@@ -106,25 +89,27 @@ class DocumentIndex(Generic[Token]):
         """
         known = self._entries[token]
         alone = isinstance(known, Entry)
-        self._several -= not alone
+        self.several -= not alone
         for entry in (known,) if isinstance(known, Entry) else known:
             self._take_out(entry)
         del self._entries[token]
 
     def find(self, document: dict[str, Any]) -> list[Token]:
-        """The tokens of the patterns that an object matches; one may come more than once, see :attr:`unique`."""
+        """The tokens of the patterns that an object matches; one may come more than once, see :attr:`several`."""
         values: dict[Field, Any] = {}
-        if gather(self._root, document, values):
-            return self._find_through_arrays(document)
+        # What gather() does, for the fields at the top: each call counts here.
+        below = self._root.below
+        for name, field in (below if len(below) <= len(document) else named(below, document)).items():
+            value = document.get(name, MISSING)
+            kind = value.__class__
+            if kind is list or (kind is dict and field.below and gather(field, value, values)):
+                return self._find_through_arrays(document)
+            if kind is not dict and value is not MISSING:
+                values[field] = value
         found: list[Any] = []
-        get = values.get
-        for shape in self._shapes_at(values):
-            if shape.one is not None:
-                known = shape.table.get((get(shape.one), get(shape.last)))
-            elif len(shape.fields) > 2:
-                known = shape.table.get(tuple(map(get, shape.fields)))
-            else:
-                known = shape.table.get(get(shape.last))
+        shapes = self._shapes
+        for shape in shapes.values() if len(shapes) <= len(values) else _shapes_at(values):
+            known = shape.get(values)
             if known is None:
                 continue
             kind = known.__class__
@@ -135,14 +120,9 @@ class DocumentIndex(Generic[Token]):
                 known.collect(document, values, found)
             else:
                 found.append(known)
-        if self._loose:
+        if self._loose is not None:
             self._loose.collect(document, values, found)
         return found
-
-    def _shapes_at(self, values: dict[Field, Any]) -> Iterable[_Shape]:
-        if len(self._shapes) <= len(values):
-            return self._shapes.values()
-        return [shape for field in values for shape in field.shapes]
 
     def _find_through_arrays(self, document: dict[str, Any]) -> list[Token]:
         columns: Columns = {}
@@ -150,48 +130,54 @@ class DocumentIndex(Generic[Token]):
         proposed: dict[Entry, None] = {}
         for field in columns:
             for shape in field.shapes:
-                for known in _met(shape, columns):
+                for known in shape.met(columns):
                     if isinstance(known, Bucket):
                         proposed.update(dict.fromkeys(known.proposed(columns)))
                     else:
                         proposed[self._known(known)] = None
-        proposed.update(dict.fromkeys(self._loose.proposed(columns)))
+        if self._loose is not None:
+            proposed.update(dict.fromkeys(self._loose.proposed(columns)))
         return [entry.token for entry in proposed if entry.fits(document)]  # type: ignore[misc]
 
     def _insert(self, entry: Entry, alone: bool) -> None:
         fields, leaves = _placed(entry, self._root.use)
         if not fields:
+            if self._loose is None:
+                self._loose = Spread(self._root)
             self._loose.add(entry)
             return
         shape = self._shapes.get(fields)
         if shape is None:
-            shape = self._shapes[fields] = _Shape(fields)
+            shape = self._shapes[fields] = Shape(fields)
             shape.last.shapes[shape] = None
-        table = shape.table
         # The token itself, where nothing is left to check, saves a step to a place in memory that may be far away.
         kept = entry.token if alone and not entry.rest and entry.token is not None else entry
-        for key in _keys(leaves):
-            known = table.get(key)
+
+        def with_it(known: Any) -> Any:
             if known is None:
-                table[key] = kept
-                continue
+                return kept
             if not isinstance(known, Bucket):
-                bucket = Bucket()
-                bucket.add(self._known(known), self._root)
-                table[key] = known = bucket
+                first, known = self._known(known), Bucket()
+                known.add(first, self._root)
             known.add(entry, self._root)
+            return known
+
+        shape.put([_allowed(leaf) for leaf in leaves], with_it)
 
     def _take_out(self, entry: Entry) -> None:
         fields, leaves = _placed(entry, self._root.at)
         if not fields:
+            assert self._loose is not None  # noqa: S101  for mypy
             self._loose.remove(entry)
+            if not self._loose:
+                self._loose = None
             return
         shape = self._shapes[fields]
-        for key in _keys(leaves):
-            known = shape.table[key]
-            if not isinstance(known, Bucket) or known.remove(entry):
-                del shape.table[key]
-        if not shape.table:
+        shape.put(
+            [_allowed(leaf) for leaf in leaves],
+            lambda known: None if not isinstance(known, Bucket) or known.remove(entry) else known,
+        )
+        if not shape:
             del self._shapes[fields]
             del shape.last.shapes[shape]
         for field in fields:
@@ -249,28 +235,5 @@ def _is_ambiguous(leaf: _AnyLeaf) -> bool:
     return isinstance(leaf, AnyLeaf) or any(value in _AMBIGUOUS for value in _allowed(leaf))
 
 
-def _keys(leaves: list[_AnyLeaf]) -> Iterable[Hashable]:
-    # True and 1 are one key.
-    if len(leaves) == 1:
-        return dict.fromkeys(_allowed(leaves[0]))
-    return dict.fromkeys(product(*map(_allowed, leaves)))
-
-
-def _met(shape: _Shape, columns: Columns) -> Iterator[Any]:
-    """What stands in a shape's table under any combination of the values."""
-    mine = []
-    for field in shape.fields:
-        column = columns.get(field)
-        if column is None:
-            return
-        mine.append(set(column.values()))
-    table = shape.table
-    if len(mine) == 1:
-        yield from (table[value] for value in mine[0] if value in table)
-    elif math.prod(map(len, mine)) <= len(table):
-        yield from (table[key] for key in product(*mine) if key in table)
-    else:
-        # Long arrays at several fields have more combinations than there are entries: look at it from that side.
-        for key, known in table.items():
-            if all(map(set.__contains__, mine, key)):  # type: ignore[call-overload]
-                yield known
+def _shapes_at(values: dict[Field, Any]) -> list[Shape]:
+    return [shape for field in values for shape in field.shapes]

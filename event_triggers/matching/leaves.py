@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from event_triggers.matching.cidr import Network
 from event_triggers.matching.numbers import Bounds, is_number
 from event_triggers.matching.wildcards import pieces_match
-from event_triggers.notes import shown
+from event_triggers.text import shown
 
 __all__ = [
     "AnyLeaf",

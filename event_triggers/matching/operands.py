@@ -29,7 +29,7 @@ from event_triggers.matching.leaves import (
 )
 from event_triggers.matching.numbers import Bounds, is_number
 from event_triggers.matching.wildcards import WildcardError, wildcard_pieces
-from event_triggers.notes import shown
+from event_triggers.text import shown
 
 __all__ = ["COMPARISONS", "OPERATORS", "LeafReader", "describe", "pending"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from event_triggers.matching.envelope import envelopes, hinges_on_body
@@ -27,6 +27,8 @@ class PatternIndex(Generic[Token]):
     def __init__(self) -> None:
         self._of_body: DocumentIndex[Token] = DocumentIndex()
         self._of_message: DocumentIndex[Token] = DocumentIndex()
+        self._plain = True
+        """Whether one look at the body finds each token once."""
 
     def __len__(self) -> int:
         return len(self._of_body) + len(self._of_message)
@@ -44,6 +46,7 @@ class PatternIndex(Generic[Token]):
             raise KeyError(token)
         alternatives, about_message = parse_pattern(pattern)
         (self._of_message if about_message else self._of_body).add(alternatives, token)
+        self._review()
 
     def remove(self, token: Token) -> None:
         """Forget the pattern of this token.
@@ -51,23 +54,30 @@ class PatternIndex(Generic[Token]):
         :raises KeyError: when there is none.
         """
         (self._of_message if token in self._of_message else self._of_body).remove(token)
+        self._review()
+
+    def _review(self) -> None:
+        self._plain = not self._of_message and not self._of_body.several
 
     def matching(self, document: Any) -> list[Token]:
         """The tokens of all patterns that a message, or a decoded document alone, matches, each once, in no order.
 
         JSON's own types are expected throughout, as a decoder makes them.
         """
-        body = document.document if document.__class__ is Message else document
-        unique = self._of_body.unique
-        if body.__class__ is dict:
-            found = self._of_body.find(body)
-        else:
-            unique = False
-            found = [] if body is UNDECODABLE else [token for one in objects(body) for token in self._of_body.find(one)]
+        if self._plain:
+            body = document.document if isinstance(document, Message) else document
+            if body.__class__ is dict:
+                return self._of_body.find(body)
+        return list(dict.fromkeys(self._every(document)))
+
+    def _every(self, document: Any) -> Iterator[Token]:
+        body = document.document if isinstance(document, Message) else document
+        if body is not UNDECODABLE:
+            for one in objects(body):
+                yield from self._of_body.find(one)
         if self._of_message:
-            unique = False
-            found += [token for one in envelopes(document) for token in self._of_message.find(one)]
-        return found if unique else list(dict.fromkeys(found))
+            for one in envelopes(document):
+                yield from self._of_message.find(one)
 
     def hinging_on_body(self, message: Message) -> list[Token]:
         """The tokens of the patterns that cannot be told for a message without looking into its body."""

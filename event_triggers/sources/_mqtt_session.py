@@ -46,10 +46,13 @@ _LOST = "the network connection was lost"
 _REFUSED_FOR_GOOD = {
     132: "it does not speak MQTT {protocol}; the option protocol in the connection's extra may be '5' or '3.1.1'",
     133: "it does not take the client identifier {client_id!r}; the option client_id_prefix says how it begins",
-    134: "the login or the password is wrong",
+    140: "it wants another way to authenticate than login and password",
+}
+# The connection or the broker may be corrected while a group waits, and a broker that restarts may not know yet.
+_REFUSED_NOW = {
+    134: "the login or the password is wrong; correct them in the connection",
     135: "this login may not connect; check the broker's access rules, also for the client identifier {client_id!r}",
     138: "this client is banned there",
-    140: "it wants another way to authenticate than login and password",
 }
 _NO_FILTER_FOR_GOOD = {
     128: "the broker refuses it; its access rules may forbid this login to read there",
@@ -186,10 +189,12 @@ class Session:
         settings = self.settings
         if isinstance(error, aiomqtt.exceptions.MqttConnectError):
             value = error.rc.value if isinstance(error.rc, ReasonCode) else error.rc
-            text = _REFUSED_FOR_GOOD.get(int(value or 0))
+            code = int(value or 0)
+            text = _REFUSED_FOR_GOOD.get(code) or _REFUSED_NOW.get(code)
             if text is not None:
+                kind = ConfigurationError if code in _REFUSED_FOR_GOOD else StreamError
                 text = text.format(protocol=settings.protocol, client_id=self.client_id)
-                return ConfigurationError(f"{settings.where}: the broker refuses the connection: {text} ({error.rc})")
+                return kind(f"{settings.where}: the broker refuses the connection: {text} ({error.rc})")
             return StreamError(f"{settings.where}: the broker refuses the connection now: {error.rc}")
         if isinstance(error, ValueError):
             return ConfigurationError(f"{settings.where}: the MQTT client cannot use these settings: {error}")

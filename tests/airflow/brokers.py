@@ -20,7 +20,7 @@ from servers.sqs import MotoServer
 __all__ = ["Brokers", "running_brokers"]
 
 TOPIC = "airflow-tests"
-QUEUES = ("one", "two", "three.fifo", "stock", "stories")
+QUEUES = ("one", "two", "three.fifo", "stock", "stories", "faults")
 
 
 class Brokers:

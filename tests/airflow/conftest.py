@@ -1,6 +1,7 @@
 """One PostgreSQL and one Airflow for all tests of this folder.
 
 Airflow knows two users: ``admin``, as whom the tests look and act, and ``marker``, as whom ``event_triggers`` marks.
+The latter's requests go through a proxy, so that tests can take Airflow's API away from it and from nobody else.
 Tests make the connections to their brokers while Airflow runs (``client.set_connection``), so no broker has to start
 before it.
 """
@@ -14,6 +15,7 @@ import pytest
 
 from servers.airflow import Airflow
 from servers.airflow_client import AirflowClient
+from servers.http_proxy import HttpProxy
 from servers.postgres import Postgres, find_binaries
 from tests.airflow.brokers import Brokers, running_brokers
 from tests.support import missing
@@ -31,7 +33,22 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def airflow(postgres: Postgres) -> Iterator[Airflow]:
+def shared_api_proxy() -> Iterator[HttpProxy]:
+    """What ``event_triggers`` takes for Airflow's API server; tests use :func:`api_proxy`."""
+    with HttpProxy(0) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def api_proxy(airflow: Airflow, shared_api_proxy: HttpProxy) -> Iterator[HttpProxy]:
+    """Airflow's API as ``event_triggers`` sees it, to be broken; whole again after the test."""
+    shared_api_proxy.seen.clear()
+    yield shared_api_proxy
+    shared_api_proxy.restore()
+
+
+@pytest.fixture(scope="session")
+def airflow(postgres: Postgres, shared_api_proxy: HttpProxy) -> Iterator[Airflow]:
     """Airflow on PostgreSQL, with the DAGs of ``tests/airflow/dags`` and ``dags``."""
     server = Airflow(
         dags=[Path(__file__).parent / "dags", ROOT / "dags"],
@@ -39,7 +56,8 @@ def airflow(postgres: Postgres) -> Iterator[Airflow]:
         users={"admin": "admin", "marker": "user"},
         python_path=[ROOT],
     )
-    server.env["AIRFLOW_CONN_AIRFLOW_API_DEFAULT"] = server.api_connection("marker")
+    shared_api_proxy.target_port = server.port
+    server.env["AIRFLOW_CONN_AIRFLOW_API_DEFAULT"] = server.api_connection("marker", port=shared_api_proxy.port)
     with server:
         yield server
 

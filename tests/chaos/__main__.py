@@ -22,13 +22,12 @@ from tests.chaos.world import World
 _KILLS: Sequence[Fault] = [faults.kill] * 6 + [faults.kill_runner] * 2 + [faults.kill_both] * 2
 
 
-def scenarios(seed: int, scale: float) -> list[Scenario]:
-    """All of them; ``scale`` makes the long one shorter, for trying."""
+def scenarios(seed: int, messages: int) -> list[Scenario]:
+    """All of them; the first with so many awaited messages."""
     kills = [*_KILLS, *_KILLS]
     random.Random(f"{seed} kills").shuffle(kills)
-    kills = kills[: max(1, round(len(kills) * scale))]
     return [
-        Scenario("kill", "kill -9 of a triggerer", kills, max(4, round(250 * scale))),
+        Scenario("kill", "kill -9 of a triggerer", kills, max(4, messages // 20)),
         Scenario("roll", "SIGTERM, rolling", [faults.roll, faults.roll], 20),
         Scenario("old", "old triggerer goes on", [faults.stop_supervisor, faults.stop_everything] * 2, 30),
         Scenario("api", "API server away for 60 s", [faults.stop_api_server], 20),
@@ -44,12 +43,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="what to break, and when")
     parser.add_argument("--only", action="append", help="the short name of a scenario; may be repeated")
-    parser.add_argument("--scale", type=float, default=1.0, help="a part of the first scenario, for trying")
+    parser.add_argument("--messages", type=int, default=5000, help="awaited messages of the first scenario")
     parser.add_argument("--keep", type=Path, help="a folder that takes the lists of messages and Airflow's logs")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     chosen = [
-        one for one in scenarios(options.seed, options.scale) if options.only is None or one.prefix in options.only
+        one for one in scenarios(options.seed, options.messages) if options.only is None or one.prefix in options.only
     ]
     print(f"seed {options.seed}", flush=True)
     rows: list[Row] = []

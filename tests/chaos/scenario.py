@@ -71,12 +71,13 @@ def play(world: World, scenario: Scenario, *, seed: int, folder: Path, tell: Cal
     began = time.time()
     rng = random.Random(f"{seed} {scenario.prefix} faults")
     # Few enough at once that groups begin and end all the time.
-    plan = make_plan(seed, scenario.prefix, scenario.runs, window=min(40, max(4, scenario.runs // 3)))
+    window = min(20, max(4, scenario.runs // 3))
+    plan = make_plan(seed, scenario.prefix, scenario.runs, window=window)
     first, last = len(plan) // 20, len(plan) * 19 // 20
     places = sorted(rng.sample(range(first, last), len(scenario.faults)))
     manifest = folder / f"{scenario.prefix}.jsonl"
     strikes: list[Strike] = []
-    with Traffic(world, plan, prefix=scenario.prefix, rate=scenario.rate, manifest=manifest) as traffic:
+    with Traffic(world, plan, prefix=scenario.prefix, window=window, rate=scenario.rate, manifest=manifest) as traffic:
         for place, fault in zip(places, scenario.faults, strict=True):
             traffic.reach(place)
             # Anywhere between the arrival of the last message and its acknowledgement.
@@ -115,7 +116,7 @@ def _witness(world: World, prefix: str, manifest: Path, folder: Path, *, thoroug
     program = Path(__file__).with_name("witness.py")
     # Isolated from this checkout: it cannot import the package, even by mistake.
     done = subprocess.run(
-        [sys.executable, "-I", program, job], capture_output=True, text=True, check=False, timeout=200
+        [sys.executable, "-I", program, job], capture_output=True, text=True, check=False, timeout=300
     )
     if done.returncode != 0:
         raise RuntimeError(f"the witness failed:\n{done.stderr}")

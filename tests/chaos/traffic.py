@@ -1,7 +1,8 @@
 """Sends a plan: one message after the other, each written down when its broker has it.
 
-Runs are started some time before they are sent something. A message over MQTT waits until the broker has the group's
-subscription, since before that it would be nobody's; one over Kafka or SQS may come before the group listens.
+Runs are started some time before they are sent something, and no more of them than may be unfinished at a time, so that
+a slow machine is not buried. A message over MQTT waits until the broker has the group's subscription, since before that
+it would be nobody's; one over Kafka or SQS may come before the group listens.
 
 Faults are tied to the plan: :meth:`Traffic.reach` returns when so many messages are out, and none beyond that point is
 sent until :meth:`Traffic.go_on`. So the same seed breaks things at the same place.
@@ -30,6 +31,8 @@ __all__ = ["Traffic"]
 
 _AHEAD = 8
 """How many runs are started before they are sent anything."""
+_MOST_UNFINISHED = 2 * _AHEAD
+"""How many runs, beyond those that are still being sent something, may be unfinished when another is started."""
 _PATIENCE = 240.0
 
 
@@ -37,14 +40,18 @@ class Traffic:
     """Sends a plan in threads of its own. A context manager.
 
     :param plan: what to send.
+    :param window: how many runs are being sent something at a time.
     :param rate: awaited messages a second, at most.
     :param manifest: the file that takes a JSON line for each message that was sent.
     """
 
-    def __init__(self, world: World, plan: Sequence[Sending], *, prefix: str, rate: float, manifest: Path) -> None:
+    def __init__(
+        self, world: World, plan: Sequence[Sending], *, prefix: str, window: int, rate: float, manifest: Path
+    ) -> None:
         self._world = world
         self._plan = plan
         self._prefix = prefix
+        self._most_unfinished = window + _MOST_UNFINISHED
         self._pause = 0.5 / rate
         self._manifest = manifest
         self._changed = threading.Condition()
@@ -124,10 +131,19 @@ class Traffic:
         for place, number in enumerate(dict.fromkeys(one.run for one in self._plan)):
             if not self._wait(partial(self._wants, place)):
                 return
+            while self._too_many():
+                if self._stopping.wait(0.5):
+                    return
             self._start_run(number)
             with self._changed:
                 self._started.add(number)
                 self._changed.notify_all()
+
+    def _too_many(self) -> bool:
+        try:
+            return self._world.unfinished(self._prefix) >= self._most_unfinished
+        except Exception:
+            return True  # the database is away, on purpose
 
     def _wants(self, place: int) -> bool:
         return place < self._wanted_runs

@@ -151,12 +151,16 @@ def compare_marker(name: str, bodies: dict[str, Any], marker: dict[str, Any], re
 def look_into_queue(sent: list[dict[str, Any]], sqs: dict[str, Any]) -> tuple[list[str], list[str]]:
     """What was awaited and is in the queue, and what nobody wanted and is not.
 
-    The queue's own count is enough where it fits; else, and when asked to be thorough, the queue is emptied.
+    What was recorded just before a crash is acknowledged when it comes again, so the queue is given some time. Its own
+    count is enough where it fits; else, and when asked to be thorough, the queue is emptied.
     """
     client: Any = Session().create_client("sqs", **sqs["client"])
     url = client.get_queue_url(QueueName=sqs["queue"])["QueueUrl"]
     unwanted = {one["body"]["id"] for one in sent if one["broker"] == "sqs" and one["event"] is None}
-    if not sqs["thorough"] and count(client, url) == len(unwanted):
+    deadline = time.monotonic() + sqs["grace"]
+    while (fits := count(client, url) == len(unwanted)) is False and time.monotonic() < deadline:
+        time.sleep(0.5)
+    if fits and not sqs["thorough"]:
         return [], []
     kept: set[str] = set()
     # What the last listener gave back may stay invisible for up to a minute.

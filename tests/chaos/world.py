@@ -194,6 +194,12 @@ class World:
             "database": self.database,
             "dag": DAG_ID,
             "prefix": prefix,
-            "sqs": {"client": client, "queue": QUEUE_PREFIX + prefix, "patience": 90, "thorough": thorough},
+            "sqs": {
+                "client": client,
+                "queue": QUEUE_PREFIX + prefix,
+                "grace": 60,
+                "patience": 90,
+                "thorough": thorough,
+            },
             "mqtt": {"host": "127.0.0.1", "port": self.mosquitto.port},
         }

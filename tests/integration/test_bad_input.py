@@ -6,6 +6,7 @@ import json
 import logging
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
@@ -262,8 +263,9 @@ async def test_kafka_header_name_that_is_not_utf_8(kafka: SharedKafka) -> None:
 async def produce_batch(kafka: SharedKafka, topic: str, headers: list[list[tuple[str, bytes | None]]]) -> None:
     """One batch, in which ``~`` in names is a byte that UTF-8 does not have."""
     builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, -1, 100_000)
+    now = int(time.time() * 1000)  # what is older than a week, Kafka would remove
     for offset, of_one in enumerate(headers):
-        builder.append(offset, timestamp=1, key=None, value=b"v", headers=of_one)
+        builder.append(offset, timestamp=now, key=None, value=b"v", headers=of_one)
     batch = bytearray(bytes(builder.build()).replace(b"~", b"\xff"))
     batch[17:21] = struct.pack(">I", calc_crc32c_py(batch[21:]))
     async with producer(kafka.direct) as sender:

@@ -32,16 +32,16 @@ async def test_taken_over_session_is_said() -> None:
     [
         (5, 0x84, ConfigurationError, "does not speak MQTT 5; the option protocol"),
         (5, 0x85, ConfigurationError, "client identifier 'aet.*client_id_prefix"),
-        (5, 0x86, ConfigurationError, "login or the password is wrong"),
-        (5, 0x87, ConfigurationError, "may not connect"),
-        (5, 0x8A, ConfigurationError, "banned"),
+        (5, 0x86, StreamError, "login or the password is wrong"),
+        (5, 0x87, StreamError, "may not connect"),
+        (5, 0x8A, StreamError, "banned"),
         (5, 0x88, StreamError, "refuses the connection now"),
         (5, 0x97, StreamError, "refuses the connection now"),
         (4, 1, StreamError, "did not answer"),
         (4, 2, ConfigurationError, "client identifier"),
         (4, 3, StreamError, "refuses the connection now"),
-        (4, 4, ConfigurationError, "login or the password is wrong"),
-        (4, 5, ConfigurationError, "may not connect"),
+        (4, 4, StreamError, "login or the password is wrong"),
+        (4, 5, StreamError, "may not connect"),
     ],
 )
 async def test_refusals(version: int, code: int, error: type[Exception], text: str) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import traceback
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import datetime, timezone
 from typing import Any
 
@@ -36,7 +36,7 @@ from event_triggers.verdict import Verdict
 from event_triggers.wait import GroupWait
 from servers.mosquitto import Mosquitto
 from servers.process import free_port
-from servers.sqs import MotoServer, SqsServer
+from servers.sqs import MotoServer
 from tests.integration.mqtt_support import mosquitto, mqtt_connection
 from tests.integration.sqs_support import Gate
 
@@ -51,12 +51,6 @@ OURS = ("event_triggers", "aiokafka", "aiomqtt", "paho", "mqtt", "httpx")
 def broker() -> Iterator[Mosquitto]:
     with mosquitto(users={"me": f"{SECRET}-right"}, tls=True) as broker:
         yield broker
-
-
-@pytest.fixture(scope="module")
-def sqs() -> Iterator[SqsServer]:
-    with MotoServer() as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -179,17 +173,28 @@ async def test_mqtt(broker: Mosquitto, caplog: pytest.LogCaptureFixture) -> None
 # ---------------------------------------------------------------------- SQS
 
 
-async def test_sqs(sqs: SqsServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_sqs(caplog: pytest.LogCaptureFixture) -> None:
     signed = f"the signature does not match.\n\nThe canonical string was 'x-amz-security-token:{SECRET}-session'"
     keys: dict[str, Any] = {"login": "AKIA", "password": f"{SECRET}-key"}
-    async with Gate.before(sqs) as gate:
-        extra = {"region_name": "us-east-1", "endpoint_url": gate.endpoint, "aws_session_token": f"{SECRET}-session"}
-        at_login = gate.endpoint.replace("://", f"://me:{SECRET}@").rpartition(":")[0] + f":{free_port()}"
-        for change in ({}, {"endpoint_url": at_login}, {"no_such_option": SECRET}, {"config_kwargs": {"nothing": 1}}):
-            caplog.clear()
-            gate.refuse("GetQueueUrl", "SignatureDoesNotMatch", signed, times=20, status=403)
-            connection = BrokerConnection("mine", "aws", extra={**extra, **change}, **keys)
-            await fails(SqsQueue("queue", conn_id="mine"), connection, caplog)
+    # A server that is never started: what stands before it answers everything.
+    with closing(MotoServer()) as nowhere:
+        async with Gate.before(nowhere) as gate:
+            extra = {
+                "region_name": "us-east-1",
+                "endpoint_url": gate.endpoint,
+                "aws_session_token": f"{SECRET}-session",
+            }
+            at_login = gate.endpoint.replace("://", f"://me:{SECRET}@").rpartition(":")[0] + f":{free_port()}"
+            for change in (
+                {},
+                {"endpoint_url": at_login},
+                {"no_such_option": SECRET},
+                {"config_kwargs": {"nothing": 1}},
+            ):
+                caplog.clear()
+                gate.refuse("GetQueueUrl", "SignatureDoesNotMatch", signed, times=20, status=403)
+                connection = BrokerConnection("mine", "aws", extra={**extra, **change}, **keys)
+                await fails(SqsQueue("queue", conn_id="mine"), connection, caplog)
 
 
 # ---------------------------------------------------------------------- Airflow's API

@@ -29,6 +29,8 @@ class Faults:
 
     def __init__(self) -> None:
         Faults.current = self
+        self.redelivery = 0.0
+        """Seconds within which queues say that a copy comes of what they were not told of."""
         self.wrong: list[str] = []
         """What the hub must not have done."""
         self._plan: defaultdict[str, deque[str]] = defaultdict(deque)
@@ -57,6 +59,7 @@ class Faults:
     async def at(self, where: str) -> AsyncIterator[None]:
         """Around the effect of one call."""
         how = self._plan[where].popleft() if self._plan[where] else ""
+        await asyncio.sleep(0)  # every call takes time
         if how == "fail":
             raise StreamError(f"{where} failed")
         if how == "hang":
@@ -169,6 +172,10 @@ class FaultyLog(MemoryLog):
 @dataclass(frozen=True)
 class FaultyQueue(MemoryQueue):
     """A queue of the broker in memory; one connection at a time for a key, and none while its session is removed."""
+
+    @property
+    def redelivery(self) -> float:
+        return Faults.current.redelivery
 
     @asynccontextmanager
     async def open(self, opening: Opening) -> AsyncIterator[Stream]:

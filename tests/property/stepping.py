@@ -33,7 +33,7 @@ __all__ = ["MANY", "Group", "HubModel", "StepLoop", "SteppedCallables"]
 
 
 MANY = settings(
-    max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "150")),
+    max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "120")),
     stateful_step_count=int(os.environ.get("PROPERTY_STEPS", "40")),
     deadline=None,
     report_multiple_bugs=False,
@@ -276,7 +276,7 @@ class HubModel:
         self.groups.remove(group)
         self.leaving.append(group)
         self.loop.run(group.task.cancel if cancelled else group.leaving.set)
-        if self.steady:
+        if self.steady and not self.faults.redelivery:  # else it waits a little for the broker to be told
             self.check_left()
 
     def check_left(self) -> None:

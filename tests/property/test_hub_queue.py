@@ -70,6 +70,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.limit.start()
         self.model = HubModel()
         self.recorded: set[str] = set()
+        self.recorded_by_all: set[str] = set()
+        """Messages that nobody has left before he could record them, or that a group brings along as recorded."""
         self.handed_out: set[str] = set()
         self.acknowledged: set[str] = set()
         self.settled = dict.fromkeys(QUEUES, 0)
@@ -77,9 +79,15 @@ class QueueMachine(RuleBasedStateMachine):
         self.settling_fails = False
         self.hasty = False
 
-    @initialize(settling_fails=st.booleans(), hasty=st.booleans(), interests=interests())
-    def begin(self, settling_fails: bool, hasty: bool, interests: list[Interest]) -> None:
+    @initialize(
+        settling_fails=st.booleans(),
+        hasty=st.booleans(),
+        redelivery=st.sampled_from([0.0, 0.0, 60.0]),
+        interests=interests(),
+    )
+    def begin(self, settling_fails: bool, hasty: bool, redelivery: float, interests: list[Interest]) -> None:
         self.settling_fails, self.hasty = settling_fails, hasty
+        self.model.faults.redelivery = redelivery
         self.subscribe(interests)
 
     # ------------------------------------------------------------------ what may happen
@@ -129,6 +137,7 @@ class QueueMachine(RuleBasedStateMachine):
             recorded = {delivery.message.id for delivery in group.recorded if event in delivery.events}
             count = 0 if event in group.dropped else interest.count - len(recorded)
             again.append(replace(interest, count=count, recorded=interest.recorded | recorded))
+            self.recorded_by_all |= recorded
         self.model.leave(group)
         self.model.subscribe(again, name=group.name)
 
@@ -213,6 +222,7 @@ class QueueMachine(RuleBasedStateMachine):
                 identity = delivery.message.id
             if who["accepted"] and who["accepted"] >= who["abandoned"]:
                 self.acknowledged.add(identity)
+                self.recorded_by_all.add(identity)
 
     @invariant()
     def nothing_is_acknowledged_that_was_not_recorded(self) -> None:
@@ -222,6 +232,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert outcome is Outcome.ACCEPTED or message.id not in self.acknowledged
             if outcome is Outcome.ACCEPTED:
                 assert message.id in self.recorded
+                assert message.id in self.recorded_by_all, "somebody has yet to record it"
                 assert message.id not in self.open_ids(), "somebody still records it"
             # What is released late, because of a failure or our haste, may be wanted again by then.
             if outcome is Outcome.RELEASED and not self.settling_fails and not self.hasty:
@@ -261,7 +272,7 @@ class QueueMachine(RuleBasedStateMachine):
     def there_is_one_connection_for_all(self) -> None:
         self.model.check_nothing_wrong()
         assert self.model.broker.statistics().open_streams <= 1
-        if not self.model.groups and self.model.steady:
+        if not self.model.groups and self.model.steady and not self.model.faults.redelivery:
             self.model.check_nothing_left()
 
     @invariant()

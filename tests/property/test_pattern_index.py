@@ -214,7 +214,7 @@ def test_the_index_agrees_with_the_rules(
     for token in left:
         index.remove(token)
     kept = index._of_body
-    assert (len(index), kept._shapes, kept._root.below, bool(kept._loose)) == (0, {}, {}, False)
+    assert (len(index), kept._shapes, kept._root.below, kept._loose) == (0, {}, {}, None)
 
 
 def agrees(index: PatternIndex[int], patterns: dict[int, dict[str, Any]], documents: list[Any]) -> None:

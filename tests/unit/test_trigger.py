@@ -221,3 +221,48 @@ async def test_sessions_stay_when_it_cannot_be_known(runtime: WaitKit) -> None:
     with pytest.raises(EventTriggersError):
         await trigger.on_kill()
     assert runtime.broker.sessions("queue") == {GROUP.identity}
+
+
+async def stopped(trigger: EventGroupTrigger) -> None:
+    """Run it, cancel it, and let it clean up, as Airflow does."""
+
+    async def run() -> None:
+        try:
+            await only_event(trigger)
+        finally:
+            await trigger.cleanup()
+
+    task = asyncio.ensure_future(run())
+    await idle()
+    task.cancel()
+    await idle()
+    await soon(asyncio.wait({task}))
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["3.3", "3.1"])
+@pytest.mark.parametrize("state", ["failed", "removed", "deferred"])
+async def test_airflow_that_does_not_tell_who_stops_a_wait_is_asked(
+    runtime: WaitKit, monkeypatch: pytest.MonkeyPatch, tells: bool, state: str
+) -> None:
+    monkeypatch.setattr("event_triggers.trigger.TELLS_WHO_STOPS", tells)
+    runtime.ledger.sensor_states[GROUP] = state
+    await stopped(trigger_of({"shift": from_queue(per_group=True)}))
+    assert (runtime.broker.sessions("queue") == set()) is (not tells and state != "deferred")
+
+
+async def test_a_triggerer_that_shuts_down_waits_for_no_answer_for_long(
+    runtime: WaitKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("event_triggers.trigger.TELLS_WHO_STOPS", False)
+    trigger = trigger_of({"shift": from_queue(per_group=True)})
+    running = asyncio.ensure_future(only_event(trigger))
+    await idle()
+    runtime.ledger.pause()
+    running.cancel()
+    await soon(asyncio.wait({running}))
+    cleaning = asyncio.ensure_future(trigger.cleanup())
+    await idle()
+    assert not cleaning.done()
+    runtime.clock.advance(5)
+    await soon(cleaning)
+    assert runtime.broker.sessions("queue") == {GROUP.identity}

@@ -13,6 +13,7 @@ from event_triggers.event import Event
 from event_triggers.ledger import GroupRef
 from event_triggers.terms import Terms
 from event_triggers.verdict import Status
+from event_triggers.wait import JOIN_AGAIN
 from tests.unit.hub_kit import idle, soon
 from tests.unit.wait_kit import GROUP, WaitKit, from_log, from_queue
 
@@ -21,6 +22,12 @@ JOINED = "inputs.join"
 
 def joined(condition: str) -> Terms:
     return Terms(condition=condition, join=JOINED)
+
+
+async def hold_join(waits: WaitKit) -> None:
+    """Let the time pass in which the join is marked again."""
+    for seconds in JOIN_AGAIN:
+        await waits.later(seconds)
 
 
 def three() -> dict[str, Event]:
@@ -128,6 +135,7 @@ async def test_a_marker_failed_by_hand_fails_only_what_cannot_do_without(waits: 
         await idle()
         assert not running.over
         waits.send("override", to="log")
+        await hold_join(waits)
         verdict = await running.verdict()
     assert verdict.status is Status.COMPLETE
     assert waits.states("orders", "stock", "override") == ["skipped", "failed", "success"]
@@ -169,10 +177,29 @@ async def test_the_group_goes_on_without_a_late_event_that_it_can_do_without(wai
         await idle()
         assert waits.states("orders") == ["failed"], "what comes late does not count"
         waits.send("stock", to="log")
+        await hold_join(waits)
         verdict = await running.verdict()
     assert verdict.status is Status.COMPLETE
     assert list(verdict.received) == ["stock"]
     assert waits.ledger.state(GROUP, JOINED) == "success"
+
+
+@pytest.mark.parametrize("seconds", JOIN_AGAIN)
+async def test_a_scheduler_that_fails_the_join_behind_the_mark_is_overruled(waits: WaitKit, seconds: float) -> None:
+    """It looked before the join was marked, saw the failed marker, and writes what it made of that afterwards."""
+    events = {"orders": replace(from_log("orders"), timeout=60), "stock": from_log("stock")}
+    async with waits.running(events, terms=joined("any"), timeout=600) as running:
+        await waits.later(60)
+        waits.send("stock", to="log")
+        await idle()
+        assert waits.ledger.state(GROUP, JOINED) == "success", "what follows need not wait for it"
+        for pause in JOIN_AGAIN:
+            assert not running.over
+            if pause == seconds:
+                waits.ledger.mark_by_hand(GROUP, JOINED, "upstream_failed")
+            await waits.later(pause)
+            assert waits.ledger.state(GROUP, JOINED) == "success"
+        assert (await running.verdict()).status is Status.COMPLETE
 
 
 async def test_an_event_in_time_is_not_failed(waits: WaitKit) -> None:
@@ -204,6 +231,7 @@ async def test_a_restart_after_its_time_finds_it_late(waits: WaitKit) -> None:
     async with waits.running(events, terms=joined("any"), timeout=600) as running:
         assert not running.over
         waits.send("stock", to="log")
+        await hold_join(waits)
         verdict = await running.verdict()
     assert dict(verdict.received).keys() == {"stock"}, "no mark by hand"
 

@@ -1,0 +1,205 @@
+"""Streams that stand for the brokers of a group: they deliver what the file holds, and nothing is settled anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import ClassVar
+
+from event_triggers.event import Event
+from event_triggers.message import Message
+from event_triggers.offline.lines import Line
+from event_triggers.sources.base import LogStream, Opening, Outcome, Position, Settlement, Source, Stream
+from event_triggers.sources.kafka import KafkaTopic
+from event_triggers.sources.mqtt import MqttTopic
+from event_triggers.sources.sqs import SqsQueue
+
+__all__ = ["Feed", "impersonated", "stands_for"]
+
+_PARTITION = "file"
+
+
+class Feed:
+    """What one source delivers."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.waiting: list[Message] = []
+        """Of a queue: what is to be delivered, again or for the first time."""
+        self.streams: set[_Stream] = set()
+
+    def push(self, message: Message) -> None:
+        """Deliver one more."""
+        message.offset = len(self.messages)
+        self.messages.append(message)
+        self.give_back(message)
+
+    def give_back(self, message: Message) -> None:
+        """Deliver this one, which was not taken."""
+        self.waiting.append(message)
+        for stream in self.streams:
+            stream.wake()
+
+    async def idle(self) -> None:
+        """Wait until all that was delivered has been looked at."""
+        for stream in list(self.streams):
+            await stream.idle.wait()
+
+
+@dataclass(frozen=True)
+class _Source(Source):
+    """A source of the DAG, with a feed in the place of its broker."""
+
+    real: Source
+    feed: Feed = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.real.name
+
+    @property
+    def label(self) -> str:
+        return self.real.label
+
+    def key(self, group: str) -> Hashable:
+        return ("offline", id(self.feed))
+
+    def routes(self, message: Message) -> bool:
+        return self.real.routes(message)
+
+
+class _Log(_Source):
+    kind: ClassVar[str] = "offline-log"
+    replayable: ClassVar[bool] = True
+
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Stream]:
+        start = len(self.feed.messages) if opening.start is None else opening.start[_PARTITION]
+        yield _LogStream(self.feed, start)
+
+
+class _Queue(_Source):
+    kind: ClassVar[str] = "offline-queue"
+
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Stream]:
+        yield _QueueStream(self.feed)
+
+
+class _PrivateQueue(_Queue):
+    private: ClassVar[bool] = True
+
+
+class _Stream(Stream):
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.idle = asyncio.Event()
+        self._more = asyncio.Event()
+
+    def wake(self) -> None:
+        """There is something to deliver."""
+        self.idle.clear()
+        self._more.set()
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[Message]]:
+        self.feed.streams.add(self)
+        try:
+            while True:
+                self._more.clear()
+                if batch := self.take():
+                    self.idle.clear()
+                    yield batch
+                    continue
+                self.idle.set()
+                await self._more.wait()
+        finally:
+            self.feed.streams.discard(self)
+            self.idle.set()
+
+    @abstractmethod
+    def take(self) -> list[Message]:
+        """What can be delivered now."""
+
+
+class _QueueStream(_Stream):
+    def take(self) -> list[Message]:
+        taken, self.feed.waiting = self.feed.waiting, []
+        return taken
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        # A released one would come again too; what nobody wants now, nobody wants later.
+        for message, outcome in settlements:
+            if outcome is Outcome.ABANDONED:
+                self.feed.give_back(message)
+
+
+class _LogStream(_Stream, LogStream):
+    def __init__(self, feed: Feed, start: int) -> None:
+        super().__init__(feed)
+        self._next = start
+
+    def take(self) -> list[Message]:
+        taken = self.feed.messages[self._next :]
+        self._next += len(taken)
+        return taken
+
+    def position(self) -> Position:
+        return {_PARTITION: self._next}
+
+    async def locate(self, since: datetime) -> Position:
+        stamps = [message.timestamp for message in self.feed.messages]
+        found = (place for place, stamp in enumerate(stamps) if stamp is not None and stamp >= since)
+        return {_PARTITION: next(found, len(stamps))}
+
+
+def impersonated(events: Mapping[str, Event]) -> tuple[dict[str, Event], dict[Source, Feed]]:
+    """The events with a feed in the place of each broker; equal sources share one."""
+    feeds: dict[Source, Feed] = {}
+    changed: dict[str, Event] = {}
+    for name, event in events.items():
+        real = event.source
+        feed = feeds.setdefault(real, Feed())
+        kind = _Log if real.replayable else _PrivateQueue if real.private else _Queue
+        changed[name] = replace(event, source=kind(real, feed))
+    return changed, feeds
+
+
+def stands_for(line: Line, source: Source, now: datetime) -> Message | None:
+    """The message that this line is on this source; ``None`` when it comes from elsewhere."""
+    if line.source is not None and line.source != source.kind:
+        return None
+    stream = _stream(line, source)
+    if stream is None:
+        return None
+    # Only an MQTT broker does not stamp what it is sent.
+    stamped = line.timestamp or (None if isinstance(source, MqttTopic) else now)
+    return Message(
+        source=source.kind,
+        stream=stream,
+        position=f"line {line.number}",
+        id=f"line {line.number}",
+        body=line.body,
+        key=line.key,
+        headers=line.headers,
+        timestamp=stamped,
+        partition=_PARTITION,
+    )
+
+
+def _stream(line: Line, source: Source) -> str | None:
+    if isinstance(source, KafkaTopic):
+        return _one_of(line.stream, source.topics)
+    if isinstance(source, SqsQueue):
+        return _one_of(line.stream, (source.name, source.name.rstrip("/").rpartition("/")[2]))
+    if isinstance(source, MqttTopic) and line.stream is not None:
+        probe = Message(source=source.kind, stream=line.stream, position="", id="", body=b"")
+        return line.stream if source.routes(probe) else None
+    return _one_of(line.stream, (source.name,))
+
+
+def _one_of(stream: str | None, known: Sequence[str]) -> str | None:
+    return known[0] if stream is None else stream if stream in known else None

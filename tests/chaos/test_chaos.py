@@ -1,0 +1,36 @@
+"""The short form: a few faults, one after the other, while messages flow. ``make chaos`` is the long one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from servers.mosquitto import find_mosquitto
+from servers.postgres import find_binaries
+from tests.chaos import faults
+from tests.chaos.scenario import Scenario, play, table
+from tests.chaos.world import World
+from tests.support import missing
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """All servers, two triggerers among them."""
+    if find_binaries() is None or find_mosquitto() is None:
+        missing("PostgreSQL or Mosquitto is not installed (apt-get install postgresql mosquitto)")
+    with World() as running:
+        yield running
+
+
+def test_nothing_is_lost_and_nothing_counts_twice(world: World, tmp_path: Path) -> None:
+    seed = int(os.environ.get("EVENT_TRIGGERS_CHAOS_SEED", "7"))
+    strikes = [faults.kill, faults.stop_supervisor, faults.end]
+    scenario = Scenario("short", "killed, stopped, ended", strikes, runs=12, rate=10, thorough=False)
+    row = play(world, scenario, seed=seed, folder=tmp_path)
+    print(f"seed {seed}\n{table([row])}")
+    assert (row.report["awaited"], row.report["unwanted"], len(row.strikes)) == (240, 240, 3)
+    assert sum(len(strike.runs) for strike in row.strikes) > 0, "no wait was hit"
+    assert row.findings == [], f"seed {seed}"
