@@ -90,6 +90,7 @@ class Channel:
             tell=self.tell,
         )
         self._owed = self._fanout.owed
+        self.hold = self._fanout.hold
         self._replays = Replays(source, opening, self._fanout, self._fail)
         self._position: dict[str, Any] | None = None
         self._joining: list[Entry] = []

@@ -126,6 +126,8 @@ class Chooser(Recorder):
                 await self._book.keep(candidate.event, [candidate.item.received])
         if source.private or source.replayable:
             delivery.accept()
+        else:
+            delivery.hold()
         for candidate in candidates:
             self._add(candidate)
 

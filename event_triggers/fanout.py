@@ -184,7 +184,7 @@ class Fanout:
             return
         self.unanswered -= 1
         if not self._is_queue:
-            self.load.release(handout.message)
+            self._release(handout)
             delivery.settlement_done()
             return
         message, outcome = handout.message, handout.outcome
@@ -195,12 +195,22 @@ class Fanout:
             self.owed.add([message.id])
 
         def done(told: bool) -> None:
-            self.load.release(message)
+            self._release(handout)
             if accepted:
                 self._told(message, told)
             delivery.settlement_done()
 
         self.settler.add(message, outcome, done)
+
+    def _release(self, handout: Handout) -> None:
+        if not handout.held:
+            self.load.release(handout.message)
+
+    def hold(self, handout: Handout) -> None:
+        """A group keeps this message for long; it does not count as under way any more."""
+        if not handout.held:
+            handout.held = True
+            self.load.release(handout.message)
 
     def know(self, recorded: Iterable[str]) -> None:
         """A group has recorded these messages before; copies that nobody needs are to be acknowledged."""

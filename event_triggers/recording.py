@@ -57,6 +57,8 @@ class Recorder:
         self._payload_limit = payload_limit
         self._timezone = timezone
         self._recorded = asyncio.Event()
+        self.busy = False
+        """Whether messages are being taken in."""
 
     async def next_recorded(self) -> None:
         """Wait until something has been recorded, or turned out not to be wanted."""
@@ -98,9 +100,11 @@ class Recorder:
 
     async def take(self, deliveries: Sequence[Delivery], subscription: Subscription) -> None:
         """Record what counts, and answer for all."""
+        self.busy = True
         try:
             await self._take(deliveries, subscription)
         finally:
+            self.busy = False
             self._recorded.set()
 
     async def _take(self, deliveries: Sequence[Delivery], subscription: Subscription) -> None:

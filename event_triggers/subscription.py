@@ -95,6 +95,9 @@ class Responder(Protocol):
     def answered(self, delivery: Delivery, handout: Handout) -> None:
         """A group has answered."""
 
+    def hold(self, handout: Handout) -> None:
+        """A group keeps it for long."""
+
     def miss(self, entry: Entry) -> Missed:
         """What came nearest to an event that is still waited for."""
 
@@ -158,6 +161,8 @@ class Handout:
     """The events, each with its group, that have recorded it."""
     abandoned_for: set[tuple[str, str]] = field(default_factory=set)
     """The events that were left before they could."""
+    held: bool = False
+    """Whether a group keeps it, so that it does not count as under way: see :meth:`Delivery.hold`."""
 
     @property
     def outcome(self) -> Outcome:
@@ -209,6 +214,15 @@ class Delivery:
         self._handout.open -= 1
         self._subscription.answered(self)
         self._responder.answered(self, self._handout)
+
+    def hold(self) -> None:
+        """It is not answered for long: until then it does not count among what its channel has under way.
+
+        So who waits for other messages to go with it does not pause the broker that is to bring them. Whoever holds
+        messages bounds how many.
+        """
+        if not self._answered:
+            self._responder.hold(self._handout)
 
     def is_from(self, responder: Responder) -> bool:
         """Whether it came over this channel."""

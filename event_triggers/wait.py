@@ -176,8 +176,12 @@ class GroupWait:
         """Wait, in bounded time, until everything that came until now is recorded."""
         async with move_on_after(self._clock, FINISH_RECORDING):
             await self._caught_up.wait()
-            while self._progress.recording or (self._subscription is not None and self._subscription.waiting):
+            while self._taking_in():
                 await self._next_recorded()
+
+    def _taking_in(self) -> bool:
+        busy = self._recorder is not None and self._recorder.busy
+        return busy or self._progress.recording or bool(self._subscription and self._subscription.waiting)
 
     async def _expire_events(self, book: Book, reader: Reader, subscription: Subscription) -> None:
         """Fail the markers of events whose own time is up."""

@@ -166,6 +166,31 @@ async def test_a_person_may_still_say_that_one_need_not_come(waits: WaitKit) -> 
     assert waits.ledger.payload(GROUP, "orders")["id"] == 17
 
 
+async def test_what_is_held_does_not_keep_the_broker_from_bringing_the_rest(
+    waits: WaitKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("event_triggers.load.MOST_UNANSWERED", 3)
+    async with waits.running(pair("queue"), terms=AGREEING) as wait:
+        for value in range(10):
+            send(waits, "orders", value, "queue")
+            await idle()
+        send(waits, "stock", 4, "queue")
+        assert (await wait.verdict()).status is Status.COMPLETE
+    assert sorted(outcome for _, outcome in waits.told()) == ["accepted"] * 2 + ["released"] * 9
+
+
+async def test_what_is_being_kept_when_the_time_is_up_has_come(waits: WaitKit) -> None:
+    async with waits.running(private_pair(), terms=AGREEING, timeout=60) as wait:
+        send(waits, "orders", 17, "own")
+        await idle()
+        waits.ledger.pause()
+        send(waits, "stock", 17, "own")
+        await waits.later(60)
+        assert not wait.over
+        waits.ledger.resume()
+        assert (await wait.verdict()).status is Status.COMPLETE
+
+
 # ------------------------------------------------------------------ in sequence
 
 
