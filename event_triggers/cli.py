@@ -33,6 +33,7 @@ class Command(Protocol):
 
 COMMANDS = {
     "test-group": "event_triggers.offline.command",
+    "test-pattern": "event_triggers.offline.pattern",
 }
 """The module of each command. It is imported for every call, so what is slow to import it imports when it runs."""
 

@@ -22,7 +22,7 @@ import msgspec
 from event_triggers.clock import parse_datetime
 from event_triggers.errors import EventTriggersError
 
-__all__ = ["Line", "OfflineError", "read_lines"]
+__all__ = ["Line", "OfflineError", "read_line", "read_lines"]
 
 _PLACES = ("topic", "queue", "stream")
 _FIELDS = frozenset({"source", "key", "headers", "timestamp", "body", "text", *_PLACES})
@@ -65,11 +65,15 @@ def read_lines(path: Path) -> list[Line]:
     except OSError as error:
         raise OfflineError(f"{path} cannot be read: {error}") from error
     numbered = enumerate(text.splitlines(), start=1)
-    return [_line(path, number, raw) for number, raw in numbered if raw.strip()]
+    return [read_line(f"{path}, line {number}", number, raw) for number, raw in numbered if raw.strip()]
 
 
-def _line(path: Path, number: int, raw: bytes) -> Line:
-    where = f"{path}, line {number}"
+def read_line(where: str, number: int, raw: bytes) -> Line:
+    """One message.
+
+    :param where: how errors call its place.
+    :raises OfflineError: when it is none.
+    """
     try:
         document = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -21,8 +21,6 @@ from tests.chaos.world import World
 
 __all__ = ["Row", "Scenario", "play", "table"]
 
-_STALLED = 180.0
-"""Seconds without any progress after which what is missing is taken as lost."""
 _FINDINGS = ("lost", "doubled", "wrong", "unfinished", "left", "gone")
 
 
@@ -36,6 +34,7 @@ class Scenario:
     :param runs: how many runs; each awaits 20 messages, and 20 more are sent that nobody wants.
     :param rate: awaited messages a second, at most.
     :param thorough: whether the witness empties the queue, which can take a minute, or only counts.
+    :param stalled: seconds without any progress after which what is missing is taken as lost.
     """
 
     prefix: str
@@ -44,6 +43,7 @@ class Scenario:
     runs: int
     rate: float = 12.0
     thorough: bool = True
+    stalled: float = 180.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def play(world: World, scenario: Scenario, *, seed: int, folder: Path, tell: Cal
                 tell(f"{time.time() - began:6.1f} s  message {place}: {strike.what} ({len(strike.runs)} groups)")
         traffic.reach(len(plan))
     tell(f"{time.time() - began:6.1f} s  everything is sent")
-    _wait_for_the_end(world, scenario.prefix)
+    _wait_for_the_end(world, scenario)
     tell(f"{time.time() - began:6.1f} s  the groups have ended")
     report = _witness(world, scenario.prefix, manifest, folder, thorough=scenario.thorough)
     marks = world.marks(scenario.prefix)
@@ -98,14 +98,14 @@ def play(world: World, scenario: Scenario, *, seed: int, folder: Path, tell: Cal
     return Row(scenario, report, strikes, [one for one in recoveries if one is not None], seconds)
 
 
-def _wait_for_the_end(world: World, prefix: str) -> None:
+def _wait_for_the_end(world: World, scenario: Scenario) -> None:
     """Return when all runs have ended, or nothing happens any more: the witness tells what is missing."""
     seen, since = -1, time.monotonic()
-    while world.unfinished(prefix):
-        marks = len(world.marks(prefix))
+    while world.unfinished(scenario.prefix):
+        marks = len(world.marks(scenario.prefix))
         if marks != seen:
             seen, since = marks, time.monotonic()
-        if time.monotonic() - since > _STALLED:
+        if time.monotonic() - since > scenario.stalled:
             return
         time.sleep(0.5)
 

@@ -25,10 +25,12 @@ def world() -> Iterator[World]:
         yield running
 
 
+# Most of it is the time of servers that start; on a busy machine it takes its time, and the witness has the last word.
+@pytest.mark.timeout(560)
 def test_nothing_is_lost_and_nothing_counts_twice(world: World, tmp_path: Path) -> None:
     seed = int(os.environ.get("EVENT_TRIGGERS_CHAOS_SEED", "7"))
     strikes = [faults.kill, faults.stop_supervisor, faults.end]
-    scenario = Scenario("short", "killed, stopped, ended", strikes, runs=12, rate=10, thorough=False)
+    scenario = Scenario("short", "killed, stopped, ended", strikes, runs=12, rate=10, thorough=False, stalled=60)
     row = play(world, scenario, seed=seed, folder=tmp_path)
     print(f"seed {seed}\n{table([row])}")
     assert (row.report["awaited"], row.report["unwanted"], len(row.strikes)) == (240, 240, 3)

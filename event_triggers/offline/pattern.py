@@ -1,0 +1,98 @@
+"""``python -m event_triggers test-pattern PATTERN FILE...``: documents from files against one pattern."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from event_triggers.matching import Mismatch, explain, parse_pattern
+from event_triggers.message import Message
+from event_triggers.offline.lines import Line, OfflineError, read_line
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "Compare documents with an event pattern, and say why those that do not match do not."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("pattern", metavar="PATTERN", help="the pattern as JSON, or @FILE with it")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="a JSON document, or one a line; '-' for the standard input. An object that has 'body' or 'text', and "
+        "beside it nothing but 'key', 'headers', 'topic' (or 'queue') and 'timestamp', is a whole message",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare, and print a line for each document; 0 when at least one matches, else 1.
+
+    :raises EventTriggersError: when pattern or files are not as they must be.
+    """
+    pattern = parse_pattern(_pattern(arguments.pattern), "PATTERN")
+    matched = False
+    for name in arguments.files:
+        for where, line in _lines(name):
+            mismatch = explain(pattern, _message(line))
+            matched = matched or mismatch is None
+            print(f"{where}: {_verdict(mismatch)}")
+    return 0 if matched else 1
+
+
+def _verdict(mismatch: Mismatch | None) -> str:
+    if mismatch is None:
+        return "matches"
+    return f"does not match, {mismatch.holding} of {mismatch.leaves} hold: {mismatch}"
+
+
+def _pattern(given: str) -> Any:
+    text: str | bytes = _read(given[1:]) if given.startswith("@") else given
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise OfflineError(f"PATTERN is no JSON: {error}") from error
+
+
+def _read(name: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise OfflineError(f"{name} cannot be read: {error}") from error
+
+
+def _lines(name: str) -> Iterator[tuple[str, Line]]:
+    text = _read(name)
+    if _is_document(text):
+        yield name, read_line(name, 1, text)
+        return
+    for number, raw in enumerate(text.splitlines(), start=1):
+        if raw.strip():
+            yield f"{name}:{number}", read_line(f"{name}, line {number}", number, raw)
+
+
+def _is_document(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
+    return True
+
+
+def _message(line: Line) -> Message:
+    return Message(
+        line.source or "",
+        line.stream or "",
+        str(line.number),
+        id=str(line.number),
+        body=line.body,
+        key=line.key,
+        headers=line.headers,
+        timestamp=line.timestamp,
+    )
