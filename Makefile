@@ -16,7 +16,7 @@ TESTS_OLDEST ?= tests/airflow
 BIN := $(VENV)/bin
 export PYTHON KEEP
 
-.PHONY: help venv demo test test-oldest chaos lint format docs constraints clean
+.PHONY: help venv demo test test-oldest chaos bench-matching lint format docs constraints clean
 
 help: ## Show the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,6 +46,9 @@ chaos: $(VENV)/.made ## Break things for half an hour while messages flow, and c
 	exec $(BIN)/python -m tests.chaos $(ARGS)
 
 # Ruff's rules S are bandit's; bandit itself finds nothing beyond them.
+bench-matching: $(VENV)/.made ## Measure what finding the patterns of a message costs, against targets
+	@exec $(BIN)/python -m benchmarks.bench_matching
+
 lint: $(VENV)/.made ## Check style, security, types, who imports whom, and known vulnerabilities (skipped without a network)
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

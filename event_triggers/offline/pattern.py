@@ -16,6 +16,7 @@ from event_triggers.offline.lines import Line, OfflineError, read_line
 
 __all__ = ["HELP", "add_arguments", "run"]
 
+_NONE = object()
 HELP = "Compare documents with an event pattern, and say why those that do not match do not."
 
 
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     pattern = parse_pattern(_pattern(arguments.pattern), "PATTERN")
     matched = False
     for name in arguments.files:
-        for where, line in _lines(name):
+        for where, line in _lines(name, pattern.about_message):
             mismatch = explain(pattern, _message(line))
             matched = matched or mismatch is None
             print(f"{where}: {_verdict(mismatch)}")
@@ -67,22 +68,29 @@ def _read(name: str) -> bytes:
         raise OfflineError(f"{name} cannot be read: {error}") from error
 
 
-def _lines(name: str) -> Iterator[tuple[str, Line]]:
+def _lines(name: str, about_message: bool) -> Iterator[tuple[str, Line]]:
     text = _read(name)
-    if _is_document(text):
-        yield name, read_line(name, 1, text)
+    if _decoded(text) is not _NONE:
+        yield name, _line(name, 1, text, about_message)
         return
     for number, raw in enumerate(text.splitlines(), start=1):
         if raw.strip():
-            yield f"{name}:{number}", read_line(f"{name}, line {number}", number, raw)
+            yield f"{name}:{number}", _line(f"{name}, line {number}", number, raw, about_message)
 
 
-def _is_document(text: bytes) -> bool:
+def _line(where: str, number: int, raw: bytes, about_message: bool) -> Line:
+    document = _decoded(raw)
+    if isinstance(document, dict) and len(document) == 1 and not about_message:
+        # {"text": "done"} is more likely a body than a message without anything around it.
+        return Line(number, raw.strip())
+    return read_line(where, number, raw)
+
+
+def _decoded(text: bytes) -> Any:
     try:
-        msgspec.json.decode(text)
+        return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return False
-    return True
+        return _NONE
 
 
 def _message(line: Line) -> Message:

@@ -282,6 +282,6 @@ def translated(error: Exception, where: str) -> EventTriggersError:
             f"{where}: there are no usable AWS credentials ({error}); "
             f"put them into the connection, or into the environment of the triggerer"
         )
-    if isinstance(error, aws.HTTPClientError):
+    if isinstance(error, (aws.HTTPClientError, aws.ConnectionError)):
         return StreamError(f"{where}: SQS cannot be reached: {error}")
     return StreamError(f"{where}: {type(error).__name__}: {error}")

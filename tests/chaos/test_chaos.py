@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from servers.jars import class_path, java
 from servers.mosquitto import find_mosquitto
 from servers.postgres import find_binaries
+from servers.process import ServerFailed
 from tests.chaos import faults
 from tests.chaos.scenario import Scenario, play, table
 from tests.chaos.world import World
@@ -21,6 +23,12 @@ def world() -> Iterator[World]:
     """All servers, two triggerers among them."""
     if find_binaries() is None or find_mosquitto() is None:
         missing("PostgreSQL or Mosquitto is not installed (apt-get install postgresql mosquitto)")
+    try:
+        java()
+        for name in ("kafka", "elasticmq"):
+            class_path(name)
+    except ServerFailed as error:
+        missing(str(error))
     with World() as running:
         yield running
 

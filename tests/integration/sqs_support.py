@@ -38,8 +38,9 @@ def opening(endpoint: str, *, clock: Clock | None = None, **connection: Any) -> 
     async def look_up(conn_id: str) -> BrokerConnection:
         if conn_id != "somewhere":
             raise ConnectionMissingError(conn_id)
-        extra = {"region_name": "us-east-1", "endpoint_url": endpoint, **connection.pop("extra", {})}
+        extra = {"region_name": "us-east-1", "endpoint_url": endpoint, **connection.get("extra", {})}
         given = {"login": "access", "password": "secret", **connection}
+        given.pop("extra", None)
         return BrokerConnection(conn_id, "aws", extra=extra, **given)
 
     return Opening(connection=look_up, clock=clock or SystemClock())

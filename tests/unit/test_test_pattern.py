@@ -68,6 +68,13 @@ def test_a_whole_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     ]
 
 
+def test_a_body_with_one_field_is_no_message(tmp_path: Path) -> None:
+    path = tmp_path / "body.json"
+    path.write_text('{"text": "done"}')
+    assert main(["test-pattern", '{"text": ["done"]}', str(path)]) == 0
+    assert main(["test-pattern", '{"$message": {"key": [{"exists": false}]}, "text": ["done"]}', str(path)]) == 1
+
+
 @pytest.mark.parametrize(
     ("pattern", "text", "error"),
     [
