@@ -35,7 +35,7 @@ demo: $(VENV)/.made ## Show it at work: brokers, Airflow, one group of events (K
 
 test: $(VENV)/.made ## Run all tests, with real brokers and a real Airflow
 	@scripts/system-deps
-	exec $(BIN)/python -m pytest $(TESTS) $(ARGS)
+	exec scripts/run-tests $(BIN)/python "$(TESTS)" $(ARGS)
 
 test-oldest: $(VENV_OLDEST)/.made ## Run the Airflow tests on the oldest supported Airflow
 	@scripts/system-deps
