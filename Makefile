@@ -19,7 +19,7 @@ export PYTHON KEEP
 .PHONY: help venv demo test test-oldest chaos bench-matching lint format docs constraints clean
 
 help: ## Show the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 # A marker file per environment: made again when what it was made from has changed.
 $(VENV)/.made: pyproject.toml constraints/dev.txt scripts/make-venv
@@ -45,10 +45,10 @@ chaos: $(VENV)/.made ## Break things for half an hour while messages flow, and c
 	@scripts/system-deps
 	exec $(BIN)/python -m tests.chaos $(ARGS)
 
-# Ruff's rules S are bandit's; bandit itself finds nothing beyond them.
 bench-matching: $(VENV)/.made ## Measure what finding the patterns of a message costs, against targets
 	@exec $(BIN)/python -m benchmarks.bench_matching
 
+# Ruff's rules S are bandit's; bandit itself finds nothing beyond them.
 lint: $(VENV)/.made ## Check style, security, types, who imports whom, and known vulnerabilities (skipped without a network)
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -36,7 +36,7 @@ class Bounds(NamedTuple):
         return high is None or (number < high if high_open else number <= high)
 
     def __str__(self) -> str:
-        if self.low is not None and self.low == self.high:
+        if self.low is not None and self.low == self.high and not self.low_open and not self.high_open:
             return f"= {self.low}"
         parts = []
         if self.low is not None:

@@ -9,12 +9,15 @@ import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from event_triggers.clock import parse_datetime
 from event_triggers.offline.lines import Line, OfflineError, read_lines
 
-__all__ = ["HELP", "add_arguments", "run"]
+if TYPE_CHECKING:
+    from event_triggers.offline.replaying import Replayed
+
+__all__ = ["HELP", "add_arguments", "replayed_by", "run"]
 
 HELP = "Replay messages against a group of a DAG file, and say which event each of them satisfies."
 
@@ -41,25 +44,35 @@ def run(arguments: argparse.Namespace) -> int:
 
     :raises EventTriggersError: when something given is not as it must be.
     """
+    # Airflow would tell what it does.
+    os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+    replayed = replayed_by(arguments)
+    from event_triggers.offline.report import report
+
+    for text in report(replayed):
+        print(text)
+    return 0 if replayed.complete else 1
+
+
+def replayed_by(arguments: argparse.Namespace) -> Replayed:
+    """What became of the group.
+
+    :raises EventTriggersError: when something given is not as it must be.
+    """
     lines = read_lines(arguments.messages)
     run_after = _moment("--run-after", arguments.run_after) or _first_stamp(lines)
     logical_date = _moment("--logical-date", arguments.logical_date) or run_after
     conf = _conf(arguments.conf)
     variables = _variables(arguments.var)
 
-    # What follows imports Airflow, which takes seconds, and would tell what it does.
-    os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+    # What follows imports Airflow, which takes seconds.
     from event_triggers.offline.dagfile import Run, find_sensor, render
     from event_triggers.offline.replaying import replay
-    from event_triggers.offline.report import report
 
     sensor = find_sensor(arguments.dag_file, arguments.group, arguments.dag)
     group = render(sensor, Run(run_after, logical_date, arguments.run_id, conf, variables))
-    replayed = asyncio.run(replay(group, lines))
-    for text in report(replayed):
-        print(text)
-    return 0 if replayed.complete else 1
+    return asyncio.run(replay(group, lines))
 
 
 def _first_stamp(lines: Sequence[Line]) -> datetime:

@@ -94,7 +94,7 @@ def _dags(path: Path) -> list[DAG]:
     bag = DagBag(dag_folder=str(path.resolve()))
     if bag.import_errors:
         raise OfflineError(f"{path} cannot be imported:\n{next(iter(bag.import_errors.values())).strip()}")
-    return list(bag.dags.values())
+    return sorted(bag.dags.values(), key=lambda dag: str(dag.dag_id))
 
 
 def render(sensor: EventGroupSensor, run: Run) -> Group:

@@ -44,11 +44,6 @@ class Feed:
         for stream in self.streams:
             stream.wake()
 
-    async def idle(self) -> None:
-        """Wait until all that was delivered has been looked at."""
-        for stream in list(self.streams):
-            await stream.idle.wait()
-
 
 @dataclass(frozen=True)
 class _Source(Source):
@@ -97,12 +92,10 @@ class _PrivateQueue(_Queue):
 class _Stream(Stream):
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
-        self.idle = asyncio.Event()
         self._more = asyncio.Event()
 
     def wake(self) -> None:
         """There is something to deliver."""
-        self.idle.clear()
         self._more.set()
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Message]]:
@@ -111,14 +104,11 @@ class _Stream(Stream):
             while True:
                 self._more.clear()
                 if batch := self.take():
-                    self.idle.clear()
                     yield batch
                     continue
-                self.idle.set()
                 await self._more.wait()
         finally:
             self.feed.streams.discard(self)
-            self.idle.set()
 
     @abstractmethod
     def take(self) -> list[Message]:

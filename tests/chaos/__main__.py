@@ -69,9 +69,10 @@ def main() -> int:
                 for finding in row.findings[:40]:
                     _say(finding)
         finally:
+            if rows:
+                print(f"\nseed {options.seed}\n{table(rows)}", flush=True)
             if options.keep is not None:
                 _keep(world, Path(scratch), options.keep)
-    print(f"\nseed {options.seed}\n{table(rows)}", flush=True)
     return 1 if broken or any(row.findings for row in rows) else 0
 
 
