@@ -107,7 +107,7 @@ class EventGroupSensor(BaseSensorOperator):
         join: str | None = None,
         **kwargs: Any,
     ) -> None:
-        with _named(str(kwargs.get("task_id", ""))):
+        with _named(_full_id(kwargs)):
             events = with_defaults(events, since=since, until=until, valid_for=valid_for)
             terms, seconds = declared_terms(
                 events,
@@ -332,6 +332,12 @@ class EventGroupSensor(BaseSensorOperator):
         payloads = payload if facts.get("wanted", 1) > 1 and isinstance(payload, list) else [payload]
         padded = [*payloads, *([None] * len(known))]  # somebody may have removed what the marker held
         return [ArrivedMessage(name, body, fact) for body, fact in zip(padded, known, strict=False)]
+
+
+def _full_id(arguments: Mapping[str, Any]) -> str:
+    """The task id that a sensor with these arguments will have."""
+    task_id, group = str(arguments.get("task_id", "")), arguments.get("task_group")
+    return task_id if group is None else str(group.child_id(task_id))
 
 
 @contextmanager

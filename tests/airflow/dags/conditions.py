@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, BaseNotifier, Context
+from airflow.sdk import DAG, BaseNotifier
 
 from event_triggers import Event, EventGroup, KafkaTopic, MqttTopic, at_least
 
@@ -39,7 +39,7 @@ def grouped(group_id: str, events: dict[str, Event], *, timeout: Any = 240, **op
 class ToFile(BaseNotifier):
     """Adds what it is told to the file that the run names."""
 
-    def notify(self, context: Context) -> None:
+    def notify(self, context: Any) -> None:
         with Path(context["dag_run"].conf["file"]).open("a") as file:
             file.write(json.dumps(context["event_group"]) + "\n")
 
