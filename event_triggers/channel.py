@@ -76,7 +76,6 @@ class Channel:
         self, source: Source, opening: Opening, callables: Callables, on_over: Callable[[Channel], None]
     ) -> None:
         self.source = source
-        self._opening = replace(opening, tell=self.tell)
         self._on_over = on_over
         self._clock = opening.clock
         self._index = InterestIndex()
@@ -89,8 +88,9 @@ class Channel:
             satisfied=self._satisfied,
             tell=self.tell,
         )
+        self._opening = replace(opening, tell=self.tell, recorded=self._fanout.recorded_before)
         self._owed = self._fanout.owed
-        self.hold = self._fanout.hold
+        self.hold, self.repaid = self._fanout.hold, self._owed.repaid
         self._replays = Replays(source, opening, self._fanout, self._fail)
         self._position: dict[str, Any] | None = None
         self._joining: list[Entry] = []

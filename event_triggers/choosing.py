@@ -24,7 +24,7 @@ from event_triggers.ledger import Received
 from event_triggers.progress import EventProgress
 from event_triggers.recording import Recorder
 from event_triggers.selection import Candidate, Selection
-from event_triggers.subscription import Delivery, Subscription
+from event_triggers.subscription import Delivery, Interest, Subscription
 from event_triggers.terms import Terms
 from event_triggers.text import plain_logger, shown
 
@@ -62,6 +62,7 @@ class Chooser(Recorder):
             within=None if terms.within is None else timedelta(seconds=terms.within),
             most=MOST_CANDIDATES,
         )
+        self._kept: dict[str, set[str]] = {}
         self._arrivals = 0
         self._complaints = 0
 
@@ -72,8 +73,15 @@ class Chooser(Recorder):
         for one in self._progress.open():
             if one.event.source.private:
                 for received in await self._book.kept(one.name):
+                    self._kept.setdefault(one.name, set()).add(received.id)
                     self._add(self._candidate(one, received, None))
         await self._decide()
+
+    def interests(self) -> list[Interest]:
+        # What is kept comes again when it was not acknowledged: it is known then, and is no second candidate.
+        return [
+            replace(one, recorded=one.recorded | self._kept.get(one.name, frozenset())) for one in super().interests()
+        ]
 
     async def dropped(self, event: str) -> None:
         self._settle(self._progress[event])

@@ -20,7 +20,7 @@ What is remembered of acknowledged messages does not survive a restart; a group 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from event_triggers.callables import Callables
 from event_triggers.clock import Clock
@@ -218,6 +218,10 @@ class Fanout:
             for identity in recorded:
                 _remember(self._recorded_before, identity)
             self.owed.add(identity for identity in recorded if identity not in self._acknowledged)
+
+    def recorded_before(self) -> Collection[str]:
+        """The ids that groups brought along as recorded."""
+        return self._recorded_before.keys()
 
     def give_back(self, messages: Iterable[Message]) -> None:
         """These were taken from a queue and cannot be dispatched any more."""

@@ -20,7 +20,6 @@ import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -86,17 +85,6 @@ class Hub:
         finally:
             with anyio.move_on_after(_LEAVE_WITHIN, shield=True):
                 await self._leave(subscription, joined)
-
-    async def linger(self, group: str, interests: Iterable[Interest]) -> None:
-        """The group has ended for good and does not listen: acknowledge copies of what it has recorded, for a while.
-
-        Returns at once. Only queues that deliver again by themselves are read, see :attr:`Source.redelivery`. A group
-        that listens need not ask for it.
-        """
-        again = [replace(one, count=0) for one in interests if one.recorded and one.source.redelivery > 0]
-        if again:
-            async with self.subscribe(group, again) as subscription:
-                subscription.over = True
 
     async def forget(self, group: str, sources: Iterable[Source]) -> None:
         """The group has ended for good: remove what it left at the brokers. Never raises; what fails is logged."""

@@ -11,13 +11,15 @@ Invariants:
 * The time runs while the queue can be read, and a new connection begins it anew. What is left is waited for without
   regard to that, after the first connection, so lingering is bounded.
 
-Nothing survives a restart: what was left when the process ended stays in the queue.
+Nothing survives a restart. So a group whose markers are complete waits itself (:meth:`Owed.repaid`) before it ends for
+good; the channel lingers for those that ended otherwise, and what was left of them when the process ended stays in the
+queue.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from event_triggers.clock import Clock, move_on_after
 
@@ -25,6 +27,9 @@ __all__ = ["MOST_OWED", "Owed"]
 
 MOST_OWED = 10_000
 """Of how many messages of one channel it is remembered that their queue may deliver them again."""
+
+
+_LOOK_AGAIN = 1.0
 
 
 class Owed:
@@ -98,6 +103,13 @@ class Owed:
         latest = max(self._until[identity] for identity in self._left)
         async with move_on_after(self._clock, latest - self._clock.monotonic()):
             await self._changed.wait()
+
+    async def repaid(self, identities: Collection[str]) -> None:
+        """Wait until no copy of these can come any more. Bound it: without a connection the time stands still."""
+        while len(self) and (until := [self._until[one] for one in identities if one in self._until]):
+            self._changed.clear()
+            async with move_on_after(self._clock, max(max(until) - self._clock.monotonic(), _LOOK_AGAIN)):
+                await self._changed.wait()
 
     def _expire(self) -> None:
         now = self._clock.monotonic()

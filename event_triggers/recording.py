@@ -80,7 +80,8 @@ class Recorder:
                     one.name,
                     source,
                     pattern=match if isinstance(match, Mapping) else None,
-                    accepts=load_callable(match) if isinstance(match, str) else None,
+                    # What is done asks for nothing any more, so its callable may be gone.
+                    accepts=load_callable(match) if isinstance(match, str) and not one.done else None,
                     count=_UNLIMITED if self.unlimited and not one.done else one.missing,
                     since=since_of(one.event, self._timezone),
                     until=None if one.event.until is None else parse_datetime(one.event.until),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -97,6 +97,9 @@ class Responder(Protocol):
 
     def hold(self, handout: Handout) -> None:
         """A group keeps it for long."""
+
+    async def repaid(self, identities: Collection[str]) -> None:
+        """Wait until no copy of these messages can come any more."""
 
     def miss(self, entry: Entry) -> Missed:
         """What came nearest to an event that is still waited for."""
@@ -293,6 +296,14 @@ class Subscription:
         What other groups have not answered yet is theirs to see through, and not waited for.
         """
         await self._wait_for(lambda: not self._unsettled)
+
+    async def repaid(self) -> None:
+        """Wait until no copy of what this group has recorded can come any more; at once, unless it was interrupted.
+
+        Bound it: while a broker is away, its time stands still.
+        """
+        for responder, entry in self.entries:
+            await responder.repaid(entry.seen)
 
     async def _wait_for(self, condition: Callable[[], bool]) -> None:
         while not condition():

@@ -19,6 +19,8 @@ Invariants:
 * When the condition holds before all events have come, the group's join is marked before anything is skipped, and the
   markers before the verdict: what follows the group is never skipped with them. A restart in between finds the
   condition holding, and does the same again.
+* A wait whose try was interrupted ends only when the queues hold nothing any more that is recorded, or can be expected
+  to; its markers are green meanwhile. So no message is left behind, however often it is interrupted.
 * The deadline does not hide what came in time: a wait that only starts after it (its triggerer was away) still reads
   what the ledger and the logs hold up to then.
 """
@@ -44,7 +46,7 @@ from event_triggers.message import Message
 from event_triggers.progress import EventProgress, GroupProgress
 from event_triggers.reading import Reader
 from event_triggers.recording import Recorder
-from event_triggers.subscription import Interest, Subscription
+from event_triggers.subscription import Subscription
 from event_triggers.terms import Terms, Timeline
 from event_triggers.text import plain_logger
 from event_triggers.verdict import Status, Verdict
@@ -223,9 +225,9 @@ class GroupWait:
             self._recorder = self._make_recorder(book)
             reader = Reader(self._progress, book, self._recorder)
             await reader.read_back(self._is_late, selective=self._terms.selective)
-            if await self._over(book, reader):
-                if self._over_for_good():
-                    await self._linger()
+            if self._progress.complete:
+                await reader.look_up_unknown(self._progress)
+            if not self._may_owe() and await self._over(book, reader):
                 return
             await self._recorder.restore()
             async with self._hub.subscribe(self._group.identity, self._recorder.interests()) as subscription:
@@ -235,10 +237,9 @@ class GroupWait:
                         group.start_soon(self._follow_marks, book, reader, subscription, name="event_triggers: marks")
                         group.start_soon(self._catch_up, subscription, name="event_triggers: catch up")
                         group.start_soon(self._tell_misses, subscription, name="event_triggers: near misses")
-                        if self._timeline.events:
-                            group.start_soon(
-                                self._expire_events, book, reader, subscription, name="event_triggers: event times"
-                            )
+                        group.start_soon(
+                            self._expire_events, book, reader, subscription, name="event_triggers: event times"
+                        )
                         await self._receive(book, reader, subscription)
                         group.cancel_scope.cancel()
                 finally:
@@ -255,11 +256,15 @@ class GroupWait:
             timezone=self._terms.timezone,
         )
 
-    async def _linger(self) -> None:
-        """All was recorded before: what of it is still in its queue is acknowledged when it comes again."""
-        recorded = [(one, frozenset(received.id for received in one.received)) for one in self._progress]
-        interests = [Interest(one.name, one.event.source, count=0, recorded=ids) for one, ids in recorded if ids]
-        await self._hub.linger(self._group.identity, interests)
+    def _may_owe(self) -> bool:
+        """Whether a queue may deliver again what is recorded, as nobody knows that it was acknowledged."""
+        return any(one.received and one.event.source.redelivery > 0 for one in self._progress)
+
+    async def _repaid(self, subscription: Subscription) -> None:
+        """Wait, in bounded time, until the queues hold nothing that is recorded. At once, if nothing interrupted us."""
+        longest = max((one.event.source.redelivery for one in self._progress if one.received), default=0.0)
+        async with move_on_after(self._clock, 2 * longest):
+            await subscription.repaid()
 
     async def _catch_up(self, subscription: Subscription) -> None:
         await subscription.live()
@@ -368,6 +373,8 @@ class GroupWait:
                 await subscription.settled()
         if self._terms.join is not None and self._progress.lost:
             await self._hold_join(book, self._terms.join)
+        if subscription is not None and self._may_owe():
+            await self._repaid(subscription)
 
     async def _hold_join(self, book: Book, join: str) -> None:
         """Mark the join until Airflow's scheduler has seen it.

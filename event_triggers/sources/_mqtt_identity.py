@@ -13,7 +13,9 @@ Flow: ``identify`` says for each PUBLISH which message it is; ``settle`` says wh
   subscription identifier. The broker keeps the latter with the message, and every process subscribes under an
   identifier of its own (its *epoch*), so identical messages before and after a restart differ, whatever packet
   identifiers the broker hands out. A message that waited at the broker while nobody was connected is new by the
-  broker's own word, and gets our epoch into its id.
+  broker's own word, and gets our epoch behind its id (``<derived>.<epoch>``). When the process that saw it so dies,
+  and it comes again to another, marked DUP, its epoch cannot be known; then it is the message whose recorded id is
+  derived in the same way.
 * *A retained message* is known by its topic and content alone: it is stored once and sent at every subscription. If its
   content is the newest that was seen live on its topic, it is that message.
 * *Copies*: a broker may send a message once per matching filter. Copies come under different subscription identifiers.
@@ -34,7 +36,7 @@ import hashlib
 import itertools
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, TypeVar
@@ -148,9 +150,9 @@ class SubscriptionIds:
         return any(number // _SPAN == self._epoch for number in subscriptions)
 
     @property
-    def salt(self) -> bytes:
+    def salt(self) -> str:
         """The epoch, as a part of ids."""
-        return str(self._epoch).encode()
+        return str(self._epoch)
 
 
 @dataclass
@@ -173,7 +175,7 @@ class SessionMemory:
     _deliveries: dict[int, Delivery] = field(default_factory=dict)
     _acknowledged: OrderedDict[int, None] = field(default_factory=OrderedDict)
     _by_id: dict[str, set[int]] = field(default_factory=dict)
-    _given: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
+    _given: OrderedDict[str, int] = field(default_factory=OrderedDict)
     _copies: OrderedDict[bytes, list[_Copies]] = field(default_factory=OrderedDict)
     _nonce: str = field(default_factory=lambda: secrets.token_hex(8))
     _passing: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -208,11 +210,14 @@ class SessionMemory:
             self._may_have_copies(incoming, digest, identity, now)
         return identity
 
-    def identify(self, incoming: Incoming, *, overlap: bool, now: float) -> tuple[Delivery, Verdict]:
+    def identify(
+        self, incoming: Incoming, *, overlap: bool, now: float, recorded: Collection[str] = ()
+    ) -> tuple[Delivery, Verdict]:
         """Which message this is, at QoS 1 or 2, and what to do with it.
 
         :param overlap: whether more than one of our filters take its topic.
         :param now: seconds of a monotonic clock.
+        :param recorded: the ids of messages that are recorded.
         """
         digest = incoming.digest()
         known = self._deliveries.get(incoming.mid)
@@ -227,7 +232,7 @@ class SessionMemory:
             others = [self._deliveries[mid] for mid in self._by_id.get(copied, ())]
             verdict = Verdict.ACKNOWLEDGE if any(other.settled for other in others) else Verdict.HELD
             return self._store(copied, incoming, digest), verdict if others else Verdict.ACKNOWLEDGE
-        identity = self._retained(incoming, digest) if incoming.retain else self._derive(incoming, digest)
+        identity = self._retained(incoming, digest) if incoming.retain else self._derive(incoming, digest, recorded)
         if not incoming.retain:
             self.live.saw(incoming.topic, digest, identity)
             if overlap:
@@ -279,15 +284,26 @@ class SessionMemory:
     def _retained(self, incoming: Incoming, digest: bytes) -> str:
         return self.live.find(incoming.topic, digest) or _hash(b"retained", digest).hex()
 
-    def _derive(self, incoming: Incoming, digest: bytes) -> str:
+    def _derive(self, incoming: Incoming, digest: bytes, recorded: Collection[str]) -> str:
         numbers = ",".join(map(str, sorted(incoming.subscriptions))).encode()
-        parts = [self.name.encode(), str(incoming.mid).encode(), digest, numbers]
-        if numbers and not incoming.dup and not self.ids.own(incoming.subscriptions):
-            parts.append(self.ids.salt)
-        base = _hash(*parts)
-        given = self._given.get(base, 0)
-        _keep(self._given, base, given + 1, _MOST_KEPT)
-        return (_hash(base, str(given).encode()) if given else base).hex()
+        identity = _hash(self.name.encode(), str(incoming.mid).encode(), digest, numbers).hex()
+        if incoming.dup:
+            known = self._recorded_as(identity, recorded)
+            if known is not None:
+                return known
+        elif numbers and not self.ids.own(incoming.subscriptions):
+            identity = f"{identity}.{self.ids.salt}"
+        given = self._given.get(identity, 0)
+        _keep(self._given, identity, given + 1, _MOST_KEPT)
+        return f"{identity}.{given}" if given else identity
+
+    def _recorded_as(self, derived: str, recorded: Collection[str]) -> str | None:
+        """The recorded id of a message that comes again, of which another process may have seen the first delivery."""
+        alike = [one for one in recorded if one == derived or one.startswith(f"{derived}.")]
+        # What this process has given, it would know by its packet identifier.
+        others = [one for one in alike if one not in self._given]
+        # One with an epoch is the later one: the broker reuses an identifier only when the earlier was acknowledged.
+        return max(others, key=len, default=None)
 
     def _may_have_copies(self, incoming: Incoming, digest: bytes, identity: str, now: float) -> None:
         if incoming.subscriptions:

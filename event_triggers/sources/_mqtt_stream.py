@@ -83,6 +83,7 @@ class MqttStream(Stream):
         self._memory = memory
         self._clock = opening.clock
         self._tell = opening.tell
+        self._recorded = opening.recorded
         self._durable = durable
         self._session: Session | None = None
         self._connection = 0
@@ -209,7 +210,7 @@ class MqttStream(Stream):
                 self._passing(packet, incoming, overlap=len(taking) > 1)
             return
         now = self._clock.monotonic()
-        delivery, verdict = self._memory.identify(incoming, overlap=len(taking) > 1, now=now)
+        delivery, verdict = self._memory.identify(incoming, overlap=len(taking) > 1, now=now, recorded=self._recorded())
         if old:
             verdict = Verdict.ACKNOWLEDGE
         if verdict is Verdict.HAND_OVER:

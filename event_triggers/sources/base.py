@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -94,6 +94,10 @@ def _tell_the_log(level: int, text: str, *args: object) -> None:
     log.log(level, text, *args)
 
 
+def _nothing_recorded() -> Collection[str]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Opening:
     """What a source is given when its stream is opened.
@@ -108,6 +112,8 @@ class Opening:
         what concerns them: messages that are lost or may be, a service that is worse than it should be. Not for what
         :meth:`Source.open` or the stream raises, which the hub tells them. Call it in the event loop, at any time; by
         default it writes into the process's own log.
+    :param recorded: gives the ids of the messages that groups have recorded, as far as they are known.
+        For a source that has to tell by itself whether a message is one that was delivered before.
     """
 
     group: str = ""
@@ -115,6 +121,7 @@ class Opening:
     connection: Callable[[str], Awaitable[BrokerConnection]] = _no_connections
     clock: Clock = field(default_factory=SystemClock)
     tell: Callable[..., None] = _tell_the_log
+    recorded: Callable[[], Collection[str]] = _nothing_recorded
 
 
 class Stream(ABC):

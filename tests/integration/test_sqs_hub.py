@@ -134,9 +134,12 @@ async def test_a_group_that_finds_all_recorded_leaves_nothing(server: SqsServer)
     hub = Hub(opening(server.endpoint_url).connection)
     source = queue.source(visibility_timeout=2)
     recorded = await Hidden(queue, 2).send("recorded")
-    await hub.linger("group", [Interest("x", source, recorded=frozenset({recorded}))])
-    assert hub.statistics().channels[0].lingering
-    await lingering_ends(hub)
+    interest = Interest("x", source, count=0, recorded=frozenset({recorded}))
+    async with hub.subscribe("group", [interest]) as group:
+        with anyio.fail_after(PATIENCE):
+            await group.repaid()
+        group.over = True
+    assert hub.statistics().channels == ()
     await queue.kept(0)
 
 

@@ -13,9 +13,10 @@ import pytest
 from event_triggers.connecting import opened
 from event_triggers.errors import StreamError
 from event_triggers.event import Event
+from event_triggers.ledger import Received, facts_of
 from event_triggers.message import Message
 from event_triggers.settling import MOST_TRIES
-from event_triggers.sources.base import Opening, Outcome, Settlement, Source, Stream
+from event_triggers.sources.base import Opening, Outcome, Settlement, Stream
 from event_triggers.testing import MemoryQueue
 from event_triggers.verdict import Status
 from tests.unit.hub_kit import QUEUE, Kit, idle, numbers, soon, want
@@ -235,37 +236,38 @@ async def test_a_loop_that_ends_does_not_wait(kit: Kit) -> None:
     kit.hub._channels.clear()
 
 
-async def test_a_group_that_never_listened_can_ask_for_it(kit: Kit) -> None:
-    async with hidden(kit, 1) as identity:
-        known = frozenset({identity})
-        nothing: Sequence[Source] = [QUEUE, COMES_AGAIN]
-        await kit.hub.linger("group", [want(QUEUE, recorded=known), *(want(source) for source in nothing)])
-        assert kit.hub.statistics().channels == ()
-        await kit.hub.linger("group", [want(COMES_AGAIN, count=5, recorded=known)])
-        await idle()
-        assert (kit.channel.lingering, kit.channel.connected) == (True, True)
-    await idle()
-    assert kit.outcomes() == [(1, ACCEPTED)]
-    assert kit.hub.statistics().channels == ()
-
-
 @pytest.mark.parametrize("gone", [False, True], ids=["matches something", "its callable is gone"])
-async def test_a_wait_that_finds_everything_recorded_lingers(waits: WaitKit, gone: bool) -> None:
-    """Recorded just before a crash, not acknowledged; and the verdict does not wait for that."""
-    event = Event(COMES_AGAIN)
-    async with hidden(waits, 1) as identity:
-        waits.broker.redeliver("queue", in_flight=True)
-        async with waits.running({"stock": event}) as wait:
-            assert (await wait.verdict()).status is Status.COMPLETE
-        assert waits.told() == [(identity, "accepted")]
+async def test_a_wait_that_was_interrupted_ends_when_its_queue_is_clean(waits: WaitKit, gone: bool) -> None:
+    """Recorded just before a crash, not acknowledged: the marker is green, and only the sensor waits for the copy."""
+    match = "no.longer.there" if gone else None
     again = hidden(waits, 1)
     identity = await again.__aenter__()
-    waits.ledger._markers[(GROUP, "stock")].facts["messages"][0]["id"] = identity  # type: ignore[index]
-    if gone:
-        event = Event(COMES_AGAIN, match="no.longer.there")
-    async with waits.running({"stock": event}) as wait:
+    facts = facts_of([received(identity)], 1, "1")
+    waits.ledger.recorded(GROUP, "stock", facts)
+    waits.ledger.marked(GROUP, "stock")
+    async with waits.running({"stock": Event(COMES_AGAIN, match=match)}) as wait:
+        assert not wait.over
+        await again.__aexit__(None, None, None)
         assert (await wait.verdict()).status is Status.COMPLETE
-    assert waits.channel.lingering
-    await again.__aexit__(None, None, None)
-    await idle()
-    assert waits.told()[1:] == [(identity, "accepted")]
+    assert waits.told() == [(identity, "accepted")]
+
+
+async def test_a_wait_does_not_wait_for_a_copy_that_cannot_come(waits: WaitKit) -> None:
+    waits.ledger.recorded(GROUP, "stock", facts_of([received("gone")], 1, "1"))
+    waits.ledger.marked(GROUP, "stock")
+    async with waits.running({"stock": Event(COMES_AGAIN)}) as wait:
+        await waits.later(59)
+        assert not wait.over
+        await waits.later(1)
+        assert (await wait.verdict()).status is Status.COMPLETE
+
+
+async def test_a_wait_that_was_not_interrupted_ends_at_once(waits: WaitKit) -> None:
+    async with waits.running({"stock": Event(COMES_AGAIN)}) as wait:
+        identity = waits.broker.publish("queue", {"n": 1})
+        assert (await wait.verdict()).status is Status.COMPLETE
+    assert waits.told() == [(identity, "accepted")]
+
+
+def received(identity: str) -> Received:
+    return Received("memory-queue", "queue", identity, identity, None, "2030-01-01T00:00:00.000+00:00")

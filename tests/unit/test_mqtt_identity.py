@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from event_triggers.sources._mqtt_identity import Incoming, LiveTopics, SessionMemory, Verdict
+from event_triggers.sources._mqtt_identity import Incoming, LiveTopics, SessionMemory, SubscriptionIds, Verdict
 
 
 def incoming(
@@ -39,6 +39,33 @@ def settle(known: SessionMemory, identity: str) -> list[int]:
     for delivery in due:
         known.acknowledged(delivery)
     return [delivery.mid for delivery in due]
+
+
+def test_a_message_that_waited_at_the_broker_is_known_after_two_restarts() -> None:
+    """Queued while nobody was connected, first seen by a process that recorded it and died before it acknowledged."""
+    under = (SubscriptionIds().number(0) or 0,)
+    second, third = memory(resumed=True), memory(resumed=True)
+    recorded = identify(second, incoming(1, under=under))
+    again, verdict = third.identify(
+        incoming(1, under=under, dup=True), overlap=False, now=0.0, recorded={"another", recorded}
+    )
+    assert (again.id, verdict) == (recorded, Verdict.HAND_OVER)
+
+
+def test_one_that_was_not_recorded_is_not_taken_for_another_one() -> None:
+    under = (SubscriptionIds().number(0) or 0,)
+    seen = identify(memory(resumed=True), incoming(1, b"a", under=under))
+    for other in (incoming(1, b"b", under=under, dup=True), incoming(2, b"a", under=under, dup=True)):
+        again, _ = memory(resumed=True).identify(other, overlap=False, now=0.0, recorded={seen})
+        assert again.id != seen
+
+
+def test_an_identical_message_of_later_is_another_one_though_the_first_is_recorded() -> None:
+    """By the broker's own word (no DUP) it is new, whatever is recorded under its packet identifier."""
+    under = (SubscriptionIds().number(0) or 0,)
+    first = identify(memory(resumed=True), incoming(1, under=under, dup=True))
+    later, _ = memory(resumed=True).identify(incoming(1, under=under), overlap=False, now=0.0, recorded={first})
+    assert later.id != first
 
 
 # ---------------------------------------------------------------------- a broker, as far as ids are concerned

@@ -116,6 +116,17 @@ async def test_a_candidate_of_a_queue_of_its_own_is_kept_before_it_is_acknowledg
     assert "orders" in str(waits.ledger.note(GROUP, "orders"))
 
 
+async def test_what_was_kept_and_not_acknowledged_is_known_when_it_comes_again(waits: WaitKit) -> None:
+    async with waits.running(private_pair(), terms=AGREEING) as wait:
+        order = send(waits, "orders", 17, "own")
+        await idle()
+        await wait.kill()
+    async with waits.running(private_pair(), terms=AGREEING) as wait:
+        assert wait.wait._recorder is not None
+        recorded = {one.name: one.recorded for one in wait.wait._recorder.interests()}
+        assert recorded == {"orders": {order}, "stock": frozenset()}
+
+
 async def test_it_is_not_acknowledged_while_it_cannot_be_kept(waits: WaitKit) -> None:
     async with waits.running(private_pair(), terms=AGREEING):
         waits.ledger.pause()
