@@ -276,12 +276,12 @@ class AirflowBook(Book):
         self._say(text, level=logging.ERROR if loud else logging.WARNING)
 
     async def end(self, event: str, state: str, note: str) -> None:
-        await self._patiently(lambda: self._desk.marks.mark(Mark(self.keys[event], note, state)))
+        await self._patiently(lambda: self._mark(Mark(self.keys[event], note, state)))
         self._states[event] = state
 
     async def join(self, task_id: str) -> None:
         key = MarkerKey(self._group.dag_id, self._group.run_id, task_id, self._group.map_index)
-        await self._patiently(lambda: self._desk.marks.mark(Mark(key)))
+        await self._patiently(lambda: self._mark(Mark(key)))
 
     # ------------------------------------------------------------------ what may count
 

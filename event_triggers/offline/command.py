@@ -46,7 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
     """
     # Airflow would tell what it does.
     os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
     replayed = replayed_by(arguments)
     from event_triggers.offline.report import report
 

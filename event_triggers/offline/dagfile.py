@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,9 @@ def _dags(path: Path) -> list[DAG]:
     except ImportError:  # before Airflow 3.2
         from airflow.models.dagbag import DagBag  # type: ignore[no-redef]
 
-    bag = DagBag(dag_folder=str(path.resolve()))
+    # Before Airflow 3.2 its example DAGs come along.
+    own_only: dict[str, Any] = {"include_examples": False} if "include_examples" in signature(DagBag).parameters else {}
+    bag = DagBag(dag_folder=str(path.resolve()), **own_only)
     if bag.import_errors:
         raise OfflineError(f"{path} cannot be imported:\n{next(iter(bag.import_errors.values())).strip()}")
     return sorted(bag.dags.values(), key=lambda dag: str(dag.dag_id))

@@ -379,3 +379,11 @@ def test_a_payload_that_somebody_removed_does_not_hide_the_message() -> None:
     event = verdict("arrivals", arrivals={"shifts": 2}, handled={})
     deferred(lambda: resume(sensor_of(on_event=given.append), event, ti))
     assert [(one.payload, one.facts["id"]) for one in given[0]] == [(None, "shifts 0"), (None, "shifts 1")]
+
+
+def test_an_event_of_an_earlier_release_is_understood() -> None:
+    """A trigger that was started before the upgrade says when the time is up, and not when it began."""
+    old = {"status": "arrivals", "received": {}, "missing": ["shifts"], "text": "", "arrivals": {}, "handled": {}}
+    sensor = sensor_of(on_event=print)
+    trigger, _ = deferred(lambda: resume(sensor, {**old, "deadline": DEADLINE}))
+    assert (trigger.started, trigger.handled, trigger.warned) == (STARTED, {}, False)
