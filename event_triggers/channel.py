@@ -90,7 +90,7 @@ class Channel:
         )
         self._opening = replace(opening, tell=self.tell, recorded=self._fanout.recorded_before)
         self._owed = self._fanout.owed
-        self.hold, self.repaid = self._fanout.hold, self._owed.repaid
+        self.hold, self.know, self.repaid = self._fanout.hold, self._fanout.know, self._owed.repaid
         self._replays = Replays(source, opening, self._fanout, self._fail)
         self._position: dict[str, Any] | None = None
         self._joining: list[Entry] = []
@@ -113,7 +113,7 @@ class Channel:
         subscription.entries.append((self, entry))
         if not self.source.replayable:
             self._owed.expect_within(interest.source.redelivery)
-            self._fanout.know(interest.recorded)
+            self._fanout.know(interest.recorded, interest.recalled)
             # Before the broker is asked for anything: a message that comes at once must find its group.
             self._admit(entry)
             self._fanout.offer_under_way(entry)

@@ -83,7 +83,8 @@ class Chooser(Recorder):
             replace(one, recorded=one.recorded | self._kept.get(one.name, frozenset())) for one in super().interests()
         ]
 
-    async def dropped(self, event: str) -> None:
+    async def dropped(self, event: str, subscription: Subscription) -> None:
+        await super().dropped(event, subscription)
         self._settle(self._progress[event])
         await self._decide()
 
@@ -172,6 +173,7 @@ class Chooser(Recorder):
         while chosen := self._selection.choose():
             await self._store({name: [one.item.received for one in messages] for name, messages in chosen.items()})
             for messages in chosen.values():
+                self._known.update(candidate.id for candidate in messages)
                 for candidate in messages:
                     if candidate.item.delivery is not None:
                         candidate.item.delivery.accept()

@@ -212,9 +212,16 @@ class Fanout:
             handout.held = True
             self.load.release(handout.message)
 
-    def know(self, recorded: Iterable[str]) -> None:
-        """A group has recorded these messages before; copies that nobody needs are to be acknowledged."""
+    def know(self, recorded: Collection[str], recalled: Iterable[Message] = ()) -> None:
+        """A group has recorded these messages before; copies that nobody needs are to be acknowledged.
+
+        :param recalled: those that can be acknowledged again now. Whether that still means anything to the broker is
+            not known, so a copy is expected all the same.
+        """
         if self._is_queue:
+            for message in recalled:
+                self.load.take(message)
+                self.settler.add(message, Outcome.ACCEPTED, lambda _, message=message: self.load.release(message))  # type: ignore[misc]
             for identity in recorded:
                 _remember(self._recorded_before, identity)
             self.owed.add(identity for identity in recorded if identity not in self._acknowledged)

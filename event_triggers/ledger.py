@@ -59,6 +59,7 @@ _DEEPEST = 100
 _LARGE_NUMBER = re.compile(rb"\d{19}|\d[eE]\+?\d")
 """What may be a number beyond 64 bits. Airflow cannot hand whole ones to a task, and PostgreSQL makes 1e20 one."""
 _FACTS = ("source", "stream", "position", "id", "timestamp", "received_at")
+_MORE_FACTS = ("value", "receipt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ class Received:
     note: str = ""
     value: Any = None
     """In a group whose messages must agree on a value: this one's."""
+    receipt: str | None = None
+    """With this its queue can be told of it once more, by any process: see :meth:`Source.receipt_of`."""
 
     def __post_init__(self) -> None:
         # Facts are what a wait lives by: no stream may hold a character over which the database refuses them.
@@ -101,12 +104,12 @@ class Received:
     def facts(self) -> dict[str, Any]:
         """What the sensor's XCom says of it."""
         facts = {name: getattr(self, name) for name in _FACTS}
-        return facts if self.value is None else {**facts, "value": self.value}
+        return facts | {name: given for name in _MORE_FACTS if (given := getattr(self, name)) is not None}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Received:
         """Read :meth:`facts` back."""
-        return cls(**{name: facts.get(name) for name in (*_FACTS, "value")})  # type: ignore[arg-type]
+        return cls(**{name: facts.get(name) for name in (*_FACTS, *_MORE_FACTS)})  # type: ignore[arg-type]
 
     @property
     def stamp(self) -> datetime:

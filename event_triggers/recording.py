@@ -56,6 +56,8 @@ class Recorder:
         self._too_late = too_late
         self._payload_limit = payload_limit
         self._timezone = timezone
+        self._known: set[str] = set()
+        """The ids of recorded messages of which the hub knows."""
         self._recorded = asyncio.Event()
         self.busy = False
         """Whether messages are being taken in."""
@@ -73,6 +75,7 @@ class Recorder:
         interests = []
         for one in self._progress:
             source, match = one.event.source, one.event.match
+            self._known.update(received.id for received in one.received)
             if one.done and (source.replayable or not one.received):
                 continue
             interests.append(
@@ -86,6 +89,7 @@ class Recorder:
                     since=since_of(one.event, self._timezone),
                     until=None if one.event.until is None else parse_datetime(one.event.until),
                     recorded=frozenset(received.id for received in one.received) if one.received else frozenset(),
+                    recalled=recalled(one),
                 )
             )
         return interests
@@ -93,8 +97,9 @@ class Recorder:
     async def restore(self) -> None:
         """Take in what earlier tries have left, before anything is received."""
 
-    async def dropped(self, event: str) -> None:
+    async def dropped(self, event: str, subscription: Subscription) -> None:
         """This event is waited for no longer: its marker was marked elsewhere, or its time is up."""
+        self._tell_of_others(event, subscription)
 
     def finish(self) -> None:
         """The group is complete: give back what is still held."""
@@ -121,12 +126,23 @@ class Recorder:
                     messages.append(self._received(delivery.message, self._progress[name], number, received_at))
         if new:
             await self._store(new)
+            self._known.update(delivery.message.id for delivery in deliveries)
+            for name in new:
+                self._tell_of_others(name, subscription)
         for delivery in deliveries:
             held = any(name in new and self._progress[name].holds(delivery.message.id) for name in delivery.events)
             if held:
                 delivery.accept()
             else:
                 delivery.decline()
+
+    def _tell_of_others(self, name: str, subscription: Subscription) -> None:
+        """What another wait of this group has recorded for an event may be unacknowledged, if that has died."""
+        one = self._progress[name]
+        others = {received.id for received in one.received} - self._known
+        if others:
+            self._known |= others
+            subscription.know(name, others, [message for message in recalled(one) if message.id in others])
 
     async def _store(self, new: Mapping[str, Sequence[Received]]) -> None:
         """Record these messages, which count."""
@@ -157,6 +173,7 @@ class Recorder:
             received_at=received_at,
             payload=payload_of(message, self._payload_limit),
             note=note_of(message, received_at, number, one.event.count),
+            receipt=one.event.source.receipt_of(message),
         )
 
     def _say_arrived(self, one: EventProgress) -> None:
@@ -165,3 +182,10 @@ class Recorder:
         missing = ", ".join(self._progress.missing())
         rest = "complete" if self._progress.complete or not missing else f"missing: {missing}"
         log.info("event %s: %s; %s", one.describe(), where, rest)
+
+
+def recalled(one: EventProgress) -> tuple[Message, ...]:
+    """What is recorded of an event and can be acknowledged once more."""
+    known = ((received.id, received.receipt) for received in one.received)
+    messages = (one.event.source.recalled(identity, receipt) for identity, receipt in known if receipt is not None)
+    return tuple(message for message in messages if message is not None)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -55,6 +55,7 @@ class Interest:
         shared stream has yet to deliver; behind the newest message, unless the stream is away or far behind).
     :param until: messages stamped later do not count; one that its broker does not stamp is stamped when it comes.
     :param recorded: ids of messages that were recorded before; when a queue delivers one again it is acknowledged.
+    :param recalled: of these, the ones that can be acknowledged at once; somebody may have died before doing so.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Interest:
     since: datetime | None = None
     until: datetime | None = None
     recorded: frozenset[str] = frozenset()
+    recalled: tuple[Message, ...] = ()
 
 
 class Past(Protocol):
@@ -97,6 +99,9 @@ class Responder(Protocol):
 
     def hold(self, handout: Handout) -> None:
         """A group keeps it for long."""
+
+    def know(self, recorded: Collection[str], recalled: Iterable[Message]) -> None:
+        """These are recorded, and the broker may not know."""
 
     async def repaid(self, identities: Collection[str]) -> None:
         """Wait until no copy of these messages can come any more."""
@@ -321,6 +326,13 @@ class Subscription:
                 miss = responder.miss(entry)
                 texts += [str(miss)] if miss.seen > miss.received else []
         return texts
+
+    def know(self, event: str, recorded: Collection[str], recalled: Iterable[Message]) -> None:
+        """Another wait of the same group has recorded these messages for the event, and may have died since."""
+        for responder, entry in self.entries:
+            if entry.interest.name == event and not entry.interest.source.replayable:
+                entry.seen.update(recorded)
+                responder.know(recorded, recalled)
 
     def drop(self, event: str) -> None:
         """This event is wanted no longer (a person marked its marker)."""

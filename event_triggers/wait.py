@@ -314,7 +314,7 @@ class GroupWait:
         one.late = late
         subscription.drop(one.name)
         if self._recorder is not None:
-            await self._recorder.dropped(one.name)
+            await self._recorder.dropped(one.name, subscription)
 
     # ------------------------------------------------------------------ what is there, and when it is over
 

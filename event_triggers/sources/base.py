@@ -251,6 +251,17 @@ class Source(ABC):
         """The group has ended for good: remove what it left at the broker (a durable session). Safe to repeat."""
         return None
 
+    def receipt_of(self, message: Message) -> str | None:
+        """For queues: what another process needs to acknowledge this delivery, if that is possible.
+
+        It is stored with the message's facts. When the process dies before it has acknowledged, the next one does.
+        """
+        return None
+
+    def recalled(self, identity: str, receipt: str) -> Message | None:
+        """For queues: a message that can be settled as accepted, made from what :meth:`receipt_of` gave."""
+        return None
+
     def serialize(self) -> dict[str, Any]:
         """The declaration as JSON-compatible data, readable by :func:`load_source`."""
         if not dataclasses.is_dataclass(self):

@@ -15,7 +15,8 @@ Invariants:
 * What is still held when the stream closes is given back, in bounded time.
 
 A restart loses nothing: whatever a dead triggerer held becomes visible when its visibility timeout ends, under the same
-message id. A long poll that is cut off on its way may have taken messages along; they come back in the same way.
+message id; what it had recorded is deleted by the receipt that is kept with it, or when it comes again. A long poll that
+is cut off on its way may have taken messages along; they come back in the same way.
 """
 
 from __future__ import annotations
@@ -102,6 +103,12 @@ class SqsQueue(Source):
     @property
     def redelivery(self) -> float:
         return self.visibility_timeout + self.wait_time_seconds + _REDELIVERY_MARGIN
+
+    def receipt_of(self, message: Message) -> str | None:
+        return getattr(message.receipt, "handle", None)
+
+    def recalled(self, identity: str, receipt: str) -> Message | None:
+        return Message(self.kind, self.name, identity, identity, None, receipt=Receipt(identity, receipt, 1, 0.0))
 
     def validate(self) -> None:
         queue: object = self.queue

@@ -143,6 +143,20 @@ async def test_a_group_that_finds_all_recorded_leaves_nothing(server: SqsServer)
     await queue.kept(0)
 
 
+async def test_what_another_process_recorded_is_deleted_by_its_receipt(server: SqsServer) -> None:
+    """While it is still invisible: nobody has to receive it again, and nobody else can."""
+    queue = Queue(server)
+    hub = Hub(opening(server.endpoint_url).connection)
+    source = queue.source(visibility_timeout=600)
+    (identity,) = await queue.send("recorded")
+    answer = await queue.call("receive_message", MaxNumberOfMessages=1, VisibilityTimeout=600)
+    message = source.recalled(identity, answer["Messages"][0]["ReceiptHandle"])
+    assert message is not None
+    interest = Interest("x", source, count=0, recorded=frozenset({identity}), recalled=(message,))
+    async with hub.subscribe("group", [interest]):
+        await queue.kept(0)
+
+
 def test_how_long_copies_may_take() -> None:
     source = SqsQueue("q", visibility_timeout=100, wait_time_seconds=7)
     assert 107 < source.redelivery < 140

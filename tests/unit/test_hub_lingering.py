@@ -271,3 +271,19 @@ async def test_a_wait_that_was_not_interrupted_ends_at_once(waits: WaitKit) -> N
 
 def received(identity: str) -> Received:
     return Received("memory-queue", "queue", identity, identity, None, "2030-01-01T00:00:00.000+00:00")
+
+
+async def test_what_another_wait_recorded_is_owed_too(waits: WaitKit) -> None:
+    """Two run the same wait; the other one records, and dies before it acknowledges."""
+    async with waits.running(
+        {"stock": Event(COMES_AGAIN, match={"n": [2]}), "more": Event(COMES_AGAIN, match={"n": [9]})}
+    ):
+        again = hidden(waits, 1)
+        identity = await again.__aenter__()
+        waits.ledger.recorded(GROUP, "stock", facts_of([received(identity)], 1, "1"))
+        waits.ledger.marked(GROUP, "stock")
+        await idle()
+        assert waits.channel.owed == 1
+        await again.__aexit__(None, None, None)
+        await idle()
+        assert (identity, "accepted") in waits.told()

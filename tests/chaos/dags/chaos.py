@@ -13,7 +13,7 @@ from tests.chaos.plan import DAG_ID, EVENTS, QUEUE_PREFIX, TOPIC
 SOURCES = {
     "k": KafkaTopic(TOPIC, conn_id="chaos_kafka"),
     # Short, so that what a killed triggerer held comes back soon.
-    "s": SqsQueue(QUEUE_PREFIX + "{{ run_id.partition('-')[0] }}", conn_id="chaos_aws", visibility_timeout=10),
+    "s": SqsQueue(QUEUE_PREFIX + "{{ run_id.partition('-')[0] }}", conn_id="chaos_aws", visibility_timeout=20),
     "m": MqttTopic("chaos/{{ run_id }}/+", conn_id="chaos_mqtt"),
 }
 
