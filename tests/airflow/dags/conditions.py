@@ -63,7 +63,7 @@ with DAG("conditions", schedule=None) as complete:
 with DAG("conditions_over", schedule=None) as over:
     grouped("timeout", three("timeout"), condition="any", timeout=2)
     grouped("soft", three("soft"), condition="any", timeout=2, sensor_args={"soft_fail": True})
-    grouped("cron", three("cron"), condition=at_least(2), timeout="*/5 * * * * *")
+    grouped("cron", three("cron"), condition=at_least(2), timeout="* * * * * */5")
     grouped("until", three("until"), deadline="{{ (dag_run.run_after + macros.timedelta(seconds=4)).isoformat() }}")
     grouped(
         "essential",
