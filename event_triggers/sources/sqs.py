@@ -15,8 +15,8 @@ Invariants:
 * What is still held when the stream closes is given back, in bounded time.
 
 A restart loses nothing: whatever a dead triggerer held becomes visible when its visibility timeout ends, under the same
-message id; what it had recorded is deleted by the receipt that is kept with it, or when it comes again. A long poll that
-is cut off on its way may have taken messages along; they come back in the same way.
+message id; what it had recorded is deleted by the receipt that is kept with it, or when it comes again. A long poll
+that is cut off on its way may have taken messages along; they come back in the same way.
 """
 
 from __future__ import annotations
