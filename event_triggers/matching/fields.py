@@ -27,6 +27,11 @@ class Field:
         self.shapes: dict[Any, None] = {}
         """What an index looks up when this field is there."""
 
+    @property
+    def at_top(self) -> bool:
+        """Whether it is a field of the document itself."""
+        return self.over is not None and self.over.over is None
+
     def use(self, path: Path) -> Field:
         """The field at a path from here, asked for once more."""
         field = self

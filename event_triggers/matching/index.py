@@ -40,6 +40,8 @@ _AnyLeaf = Exactly | OneOf | AnyLeaf
 
 _MOST_KEYS = 64
 """An entry that allows more combinations of values than this is hashed on fewer of its fields and then checked."""
+_FEW_SHAPES = 4
+"""So many shapes are looked up one by one, without gathering values first."""
 _AMBIGUOUS = (0, 1, None)
 """``False == 0`` and ``True == 1`` in Python, and a missing field is looked up as ``None``."""
 
@@ -47,12 +49,14 @@ _AMBIGUOUS = (0, 1, None)
 class DocumentIndex(Generic[Token]):
     """Patterns by the documents that match them."""
 
-    __slots__ = ("_entries", "_loose", "_root", "_shapes", "several")
+    __slots__ = ("_entries", "_loose", "_nested", "_root", "_shapes", "several")
 
     def __init__(self) -> None:
         self._entries: dict[Token, Entry | tuple[Entry, ...]] = {}
         self._root = Field()
         self._shapes: dict[tuple[Field, ...], Shape] = {}
+        self._nested = 0
+        """How many shapes are not about one or two fields at the top."""
         self._loose: Spread | None = None
         """Those without exact values."""
         self.several = 0
@@ -96,6 +100,38 @@ class DocumentIndex(Generic[Token]):
 
     def find(self, document: dict[str, Any]) -> list[Token]:
         """The tokens of the patterns that an object matches; one may come more than once, see :attr:`several`."""
+        if not self._nested and self._loose is None and len(self._shapes) <= _FEW_SHAPES:
+            found = self._find_at_the_top(document)
+            if found is not None:
+                return found
+        return self._find_anywhere(document)
+
+    def _find_at_the_top(self, document: dict[str, Any]) -> list[Token] | None:
+        """As :meth:`find`, for shapes at the top of the document; ``None`` when it takes more than this."""
+        found: list[Any] = []
+        value_at = document.get
+        try:
+            for shape in self._shapes.values():
+                known = shape.table.get(value_at(shape.head_name))
+                if known is None:
+                    continue
+                if shape.tail_name is not None:
+                    known = known.get(value_at(shape.tail_name))
+                    if known is None:
+                        continue
+                kind = known.__class__
+                if kind is Entry:
+                    if known.holds(document):
+                        found.append(known.token)
+                elif kind is Bucket:
+                    return None
+                else:
+                    found.append(known)
+        except TypeError:
+            return None  # arrays and objects cannot be looked up
+        return found
+
+    def _find_anywhere(self, document: dict[str, Any]) -> list[Token]:
         values: dict[Field, Any] = {}
         # What gather() does, for the fields at the top: each call counts here.
         below = self._root.below
@@ -149,6 +185,7 @@ class DocumentIndex(Generic[Token]):
         shape = self._shapes.get(fields)
         if shape is None:
             shape = self._shapes[fields] = Shape(fields)
+            self._nested += not shape.simple
             shape.last.shapes[shape] = None
         # The token itself, where nothing is left to check, saves a step to a place in memory that may be far away.
         kept = entry.token if alone and not entry.rest and entry.token is not None else entry
@@ -179,6 +216,7 @@ class DocumentIndex(Generic[Token]):
         )
         if not shape:
             del self._shapes[fields]
+            self._nested -= not shape.simple
             del shape.last.shapes[shape]
         for field in fields:
             field.release()

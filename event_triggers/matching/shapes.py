@@ -25,11 +25,26 @@ class Shape:
     :param fields: what entries are hashed on, the oldest first.
     """
 
-    __slots__ = ("_reviewed", "_size", "fields", "head", "last", "place", "table", "tail", "tails")
+    __slots__ = (
+        "_reviewed",
+        "_size",
+        "fields",
+        "head",
+        "head_name",
+        "last",
+        "place",
+        "simple",
+        "table",
+        "tail",
+        "tail_name",
+        "tails",
+    )
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
         self.fields = fields
         self.last = fields[-1]
+        self.simple = len(fields) <= 2 and all(field.at_top for field in fields)
+        """Whether it is about one or two fields at the top of the document."""
         self.table: dict[Hashable, Any] = {}
         """With one field what is kept, with more the tables by the values at the others."""
         self._size = 0
@@ -44,6 +59,8 @@ class Shape:
         """The other field of two."""
         self.tails = others if len(others) > 1 else None
         """The other fields of more than two."""
+        self.head_name = self.head.name
+        self.tail_name = None if self.tail is None else self.tail.name
 
     def __bool__(self) -> bool:
         return bool(self.table)
