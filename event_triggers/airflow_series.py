@@ -69,7 +69,7 @@ class Series:
     async def append(self, messages: Sequence[Received]) -> None:
         """Append these, all or none of them; if others were faster, take in what they have appended instead."""
         place = len(self.held)
-        value = {"messages": [one.facts() for one in messages], "payloads": [one.payload for one in messages]}
+        value = {"messages": [one.stored() for one in messages], "payloads": [one.payload for one in messages]}
         if await self._xcoms.create(self._key, self._name(place), value):
             self._take_in(messages)
         else:

@@ -59,7 +59,6 @@ _DEEPEST = 100
 _LARGE_NUMBER = re.compile(rb"\d{19}|\d[eE]\+?\d")
 """What may be a number beyond 64 bits. Airflow cannot hand whole ones to a task, and PostgreSQL makes 1e20 one."""
 _FACTS = ("source", "stream", "position", "id", "timestamp", "received_at")
-_MORE_FACTS = ("value", "receipt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +103,16 @@ class Received:
     def facts(self) -> dict[str, Any]:
         """What the sensor's XCom says of it."""
         facts = {name: getattr(self, name) for name in _FACTS}
-        return facts | {name: given for name in _MORE_FACTS if (given := getattr(self, name)) is not None}
+        return facts if self.value is None else {**facts, "value": self.value}
+
+    def stored(self) -> dict[str, Any]:
+        """The facts as they are stored with the marker."""
+        return self.facts() if self.receipt is None else {**self.facts(), "receipt": self.receipt}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Received:
-        """Read :meth:`facts` back."""
-        return cls(**{name: facts.get(name) for name in (*_FACTS, *_MORE_FACTS)})  # type: ignore[arg-type]
+        """Read :meth:`stored` back."""
+        return cls(**{name: facts.get(name) for name in (*_FACTS, "value", "receipt")})  # type: ignore[arg-type]
 
     @property
     def stamp(self) -> datetime:
@@ -142,7 +145,7 @@ def merged(held: Sequence[Received], arrival: Arrival) -> tuple[Received, ...]:
 
 def facts_of(held: Sequence[Received], wanted: int, round_: str) -> dict[str, Any]:
     """A marker's facts, as they are stored."""
-    return {"wanted": wanted, "round": round_, "messages": [one.facts() for one in held]}
+    return {"wanted": wanted, "round": round_, "messages": [one.stored() for one in held]}
 
 
 def held_by(facts: Any, round_: str) -> tuple[Received, ...]:
