@@ -48,6 +48,7 @@ class Receipt:
     :param since: when it was last made invisible, in seconds of the clock's ``monotonic``.
     :param deleted: SQS has been told to delete it, and agreed.
     :param returned: it is not ours any more: given back, or its time ran out.
+    :param recalled: another process had this delivery, and may have deleted it.
     """
 
     message_id: str
@@ -56,6 +57,7 @@ class Receipt:
     since: float
     deleted: bool = False
     returned: bool = False
+    recalled: bool = False
 
     @property
     def held(self) -> bool:

@@ -108,7 +108,8 @@ class SqsQueue(Source):
         return getattr(message.receipt, "handle", None)
 
     def recalled(self, identity: str, receipt: str) -> Message | None:
-        return Message(self.kind, self.name, identity, identity, None, receipt=Receipt(identity, receipt, 1, 0.0))
+        known = Receipt(identity, receipt, 1, 0.0, recalled=True)
+        return Message(self.kind, self.name, identity, identity, None, receipt=known)
 
     def validate(self) -> None:
         queue: object = self.queue
@@ -385,7 +386,7 @@ class _SqsStream(Stream):
                 return failures + [Failure(receipt, reason) for receipt in pending.values()]
             refused = {entry["Id"]: entry for entry in answer.get("Failed", ())}
             for key, entry in refused.items():
-                if is_gone(entry) and not gone_is_done:
+                if is_gone(entry) and not (gone_is_done or pending[key].recalled):
                     failures.append(Failure(pending[key], advice(entry)))
             pending = {key: pending[key] for key, entry in refused.items() if not is_gone(entry)}
             if not pending:

@@ -77,6 +77,17 @@ class TestPartialFailures:
                 await settle(stream, *messages)
             assert len(gate.asked("DeleteMessageBatch")) == 1
 
+    async def test_a_receipt_of_another_process_may_be_used_up(self, server: SqsServer, gate: Gate) -> None:
+        """Only that process knew whether it had deleted the message."""
+        queue = Queue(server)
+        source = queue.source()
+        message = source.recalled("an id", "a receipt")
+        assert message is not None
+        async with source.open(opening(gate.endpoint)) as stream:
+            gate.edit("DeleteMessageBatch", refusing("0", code="ReceiptHandleIsInvalid"))
+            await settle(stream, message)
+        assert len(gate.asked("DeleteMessageBatch")) == 1
+
     async def test_one_failed_batch_does_not_stop_the_others(self, server: SqsServer, gate: Gate) -> None:
         queue = Queue(server)
         await queue.send(*(str(n) for n in range(15)))
