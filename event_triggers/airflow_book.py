@@ -144,10 +144,13 @@ class AirflowBook(Book):
         return news
 
     async def received(self, event: str) -> tuple[Received, ...]:
-        facts = await self._patiently(lambda: self._desk.xcoms.get(self.keys[event], FACTS_KEY))
-        if facts is not None:
+        round_ = self._rounds.get(event, "")
+        series = await self._patiently(
+            lambda: Series(self._desk.xcoms, self.keys[event], round_=round_, wanted=0).open()
+        )
+        if series.exists:
             self._begun.add(event)
-        return held_by(facts, self._rounds.get(event, ""))
+        return series.held
 
     async def sensor_state(self) -> str | None:
         key = MarkerKey(self._group.dag_id, self._group.run_id, self._group.task_id, self._group.map_index)

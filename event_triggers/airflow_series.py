@@ -12,8 +12,8 @@ Invariants:
 * The two lists hold a beginning of the series. Who writes them looks afterwards whether somebody has appended more, and
   if so writes them again; so when all are done, they hold the whole series, whoever wrote last.
 
-After a restart the series begins with what the list of facts names. What was appended and not listed comes again from
-its broker, is found at its place, and is listed then.
+After a restart the series is what the list of facts names, and what is appended behind it; that is listed with the next
+recording.
 
 On Airflow 3.1, where XComs are written through the supervisor, creating is not atomic: there two triggerers that write
 within some 50 ms can still overwrite each other.
@@ -32,13 +32,14 @@ __all__ = ["FACTS_KEY", "PAYLOAD_KEY", "Series"]
 
 FACTS_KEY = "event"
 PAYLOAD_KEY = "return_value"
+_UNKNOWN = 2**31
 
 
 class Series:
     """What one marker holds, and more of it.
 
     :param round_: the marker's round.
-    :param wanted: how many messages complete it.
+    :param wanted: how many messages complete it; 0 when that is not known.
     """
 
     def __init__(self, xcoms: XComs, key: MarkerKey, *, round_: str, wanted: int) -> None:
@@ -50,20 +51,27 @@ class Series:
         """Of how many we know that the lists hold them."""
         self._payloads: dict[str, Any] = {}
         """By id, the payloads of what is not listed yet."""
-        self._exist = False
+        self.exists = False
         """Whether the lists exist."""
         self.held: tuple[Received, ...] = ()
         """What is appended, as far as we have seen, without payloads."""
 
     async def open(self) -> Series:
-        """Begin with what the list of facts names.
+        """Begin with what the list of facts names, and what is appended behind it.
 
         :raises AirflowApiError: when Airflow refuses, as with everything here.
         """
         facts = await self._xcoms.get(self._key, FACTS_KEY)
-        self._exist = facts is not None
+        self.exists = facts is not None
         self.held = held_by(facts, self._round)
         self._listed = len(self.held)
+        wanted = facts.get("wanted", 1) if isinstance(facts, dict) else self._wanted
+        # Somebody may have died between appending and listing; whoever reads on must know what there is.
+        while wanted != 1 and len(self.held) < (wanted or _UNKNOWN):
+            more = await self._at(len(self.held))
+            if not more:
+                break
+            self._take_in(more)
         return self
 
     async def append(self, messages: Sequence[Received]) -> None:
@@ -90,7 +98,7 @@ class Series:
             held = self.held
             await self._write(PAYLOAD_KEY, await self._all_payloads(held))
             await self._write(FACTS_KEY, facts_of(held, self._wanted, self._round))
-            self._exist, self._listed = True, len(held)
+            self.exists, self._listed = True, len(held)
             self._payloads.clear()
             if len(held) < self._wanted:
                 self._take_in(await self._at(len(held)))
@@ -119,5 +127,5 @@ class Series:
         return payloads + [self._payloads.get(one.id) for one in held[len(payloads) :]]
 
     async def _write(self, name: str, value: Any) -> None:
-        if self._exist or not await self._xcoms.create(self._key, name, value):
+        if self.exists or not await self._xcoms.create(self._key, name, value):
             await self._xcoms.replace(self._key, name, value)

@@ -105,6 +105,24 @@ async def test_what_was_appended_before_a_crash_is_listed_when_it_comes_again(wo
     assert marker.state == "success"
 
 
+@pytest.mark.parametrize("before", [["a"], []], ids=["some were listed", "none was"])
+async def test_a_later_try_knows_what_was_appended_and_not_listed(world: World, before: list[str]) -> None:
+    """Else a broker that names a message anew when it comes again would have it counted twice."""
+    async with world.book() as book:
+        for identity in (*before, "b"):
+            await record(book, arrival(identity))
+    xcoms = world.marker("shifts").xcoms
+    if before:
+        del xcoms["event"]["messages"][len(before) :], xcoms["return_value"][len(before) :]
+    else:
+        del xcoms["event"], xcoms["return_value"]
+    async with world.book(ledger=world.airflow.ledger()) as book:
+        await soon(book.load())
+        assert [one.id for one in await soon(book.received("shifts"))] == [*before, "b"]
+        assert await record(book, arrival("c", "d")) == [*before, "b", "c", "d"][:3]
+    assert held_in(world.marker("shifts")) == [*before, "b", "c", "d"][:3]
+
+
 async def test_a_list_that_somebody_else_wrote_shorter_is_written_whole_again(world: World) -> None:
     async with world.book() as book:
         await record(book, arrival("a", "b", wanted=4))
