@@ -49,6 +49,8 @@ Partition = tuple[str, int]
 
 _METADATA_PAUSE: Final = 0.25
 _CLOSE_SECONDS: Final = 4.0
+_FINISH_STARTING: Final = 1.0
+"""Seconds that connecting may go on when nobody wants the connection any more."""
 _T = TypeVar("_T")
 
 
@@ -155,10 +157,20 @@ class KafkaClient:
         :raises StreamError: saying why no broker lets us in.
         """
         with self._reported():
+            starting = asyncio.create_task(self._consumer.start(), name="event_triggers: start a Kafka consumer")
             try:
-                await self._consumer.start()
+                await asyncio.shield(starting)
             except kafka_errors.KafkaConnectionError as error:
                 raise await self._why_not() from error
+            except asyncio.CancelledError:
+                # aiokafka forgets the connection over which it is just asking when it is cancelled then.
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait({starting}, timeout=_FINISH_STARTING)
+                    starting.cancel()
+                    await asyncio.wait({starting}, timeout=_FINISH_STARTING)
+                if starting.done() and not starting.cancelled():
+                    starting.exception()  # seen, so that nobody warns of it
+                raise
 
     async def close(self) -> None:
         """Close all connections; takes a few seconds at most."""
