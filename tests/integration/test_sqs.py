@@ -279,7 +279,9 @@ class TestSettling:
         queue = Queue(server)
         await queue.send("x")
         clock = ManualClock()  # nothing is extended: its time stands still
-        async with queue.source(visibility_timeout=1).open(opening(server.endpoint_url, clock=clock)) as stream:
+        # One poll outlasts the second for which the other consumer has it: on this clock no other would follow.
+        source = queue.source(visibility_timeout=1, wait_time_seconds=10)
+        async with source.open(opening(server.endpoint_url, clock=clock)) as stream:
             (old,) = await pull(stream)
             (raw,) = await queue.receive(5)  # another consumer has it for a second
             assert raw["MessageId"] == old.id
