@@ -115,9 +115,9 @@ class Chooser(Recorder):
     async def _consider(self, delivery: Delivery, received_at: str) -> None:
         """Make a candidate of a message, or give it back."""
         candidates = []
-        for name in delivery.events if not self._too_late(delivery.message) else ():
+        for name in delivery.events:
             one = self._progress[name]
-            if one.done:
+            if one.done or self._too_late(name, delivery.message):
                 continue
             received = self._received(delivery.message, one, one.event.count, received_at)
             try:
@@ -175,8 +175,17 @@ class Chooser(Recorder):
             for messages in chosen.values():
                 self._known.update(candidate.id for candidate in messages)
                 for candidate in messages:
-                    if candidate.item.delivery is not None:
-                        candidate.item.delivery.accept()
+                    self._answer(candidate)
+
+    def _answer(self, candidate: Candidate) -> None:
+        """It was chosen; another wait of the group may have recorded another one before."""
+        delivery = candidate.item.delivery
+        if delivery is None:
+            return
+        if self._progress[candidate.event].holds(candidate.id):
+            delivery.accept()
+        else:
+            delivery.decline()
 
     def _complain(self, name: str, delivery: Delivery, error: NoValueError) -> None:
         self._complaints += 1

@@ -32,7 +32,7 @@ _UNLIMITED = 2**31
 class Recorder:
     """Records what comes, in a group where every message that matches counts.
 
-    :param too_late: whether a message came after the time was up.
+    :param too_late: whether a message came after the time of this event was up.
     :param timezone: by which days and months go.
     :param payload_limit: payloads whose JSON is longer (in bytes) are kept as a reference.
     """
@@ -46,7 +46,7 @@ class Recorder:
         book: Book,
         *,
         clock: Clock,
-        too_late: Callable[[Message], bool],
+        too_late: Callable[[str, Message], bool],
         payload_limit: int,
         timezone: str = "UTC",
     ) -> None:
@@ -117,10 +117,8 @@ class Recorder:
         new: dict[str, list[Received]] = {}
         received_at = self._now()
         for delivery in deliveries:
-            if self._too_late(delivery.message):
-                continue
             for name in delivery.events:
-                if not self._progress[name].done:
+                if not self._progress[name].done and not self._too_late(name, delivery.message):
                     messages = new.setdefault(name, [])
                     number = len(self._progress[name].received) + len(messages) + 1
                     messages.append(self._received(delivery.message, self._progress[name], number, received_at))
@@ -155,6 +153,7 @@ class Recorder:
         finally:
             for name in new:
                 self._progress[name].recording = 0
+            self._recorded.set()
         for name in new:
             self._progress[name].received = held[name]
         for name in new:

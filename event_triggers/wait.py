@@ -109,7 +109,8 @@ class GroupWait:
         self._recorder: Recorder | None = None
         self._caught_up = asyncio.Event()
         self._concluded = asyncio.Event()
-        self._expired = False
+        self._looking = anyio.Lock()
+        """Whoever holds it sees to the end of the wait; two must not, one would end it before the other is done."""
         self._keep_sessions = False
         self._verdict: Verdict | None = None
         self._decided = asyncio.Event()
@@ -152,10 +153,10 @@ class GroupWait:
 
     async def _expire(self) -> None:
         await self._sleep_until(self._timeline.deadline)
-        self._expired = True
         await self._finish_recording()
+        why = "" if self._progress.complete else await self._why_missing()
         if not self._progress.complete:
-            self._decide(Status.TIMEOUT, await self._why_missing())
+            self._decide(Status.TIMEOUT, why)
             return
         if self._terms.join is not None or self._progress.open():
             # An open marker behind a sensor that is through would run, and be green: those are skipped first.
@@ -185,23 +186,20 @@ class GroupWait:
         busy = self._recorder is not None and self._recorder.busy
         return busy or self._progress.recording or bool(self._subscription and self._subscription.waiting)
 
-    async def _expire_events(self, book: Book, reader: Reader, subscription: Subscription) -> None:
-        """Fail the markers of events whose own time is up."""
-        for name, moment in sorted(self._timeline.events.items(), key=lambda item: item[1]):
-            one = self._progress[name]
-            if one.done:
-                continue
-            await self._sleep_until(moment)
-            await self._finish_recording()
-            while one.recording:
-                await self._next_recorded()
-            if one.done:
-                continue
-            await self._drop(one, subscription, late=True)
-            log.error("event %s has not come by %s, its own time is up", one.name, moment.isoformat(timespec="seconds"))
-            await book.end(name, "failed", f"has not come by {moment.isoformat(timespec='seconds')}")
-            if await self._over(book, reader, subscription):
-                return
+    async def _expire_event(self, name: str, book: Book, reader: Reader, subscription: Subscription) -> None:
+        """Fail the marker of an event whose own time is up."""
+        one, moment = self._progress[name], self._timeline.events[name]
+        await self._sleep_until(moment)
+        await self._finish_recording()
+        while one.recording:
+            await self._next_recorded()
+        if one.done:
+            return
+        await self._drop(one, subscription, late=True)
+        until = moment.isoformat(timespec="seconds")
+        log.error("event %s has not come by %s, its own time is up", name, until)
+        await book.end(name, "failed", f"has not come by {until}")
+        await self._over(book, reader, subscription)
 
     async def _warn(self, moment: datetime) -> None:
         await self._sleep_until(moment)
@@ -214,8 +212,10 @@ class GroupWait:
         due = self._timeline.events.get(event)
         return due is not None and due <= self._clock.now()
 
-    def _too_late(self, message: Message) -> bool:
-        return self._expired and message.timestamp is not None and message.timestamp > self._timeline.deadline
+    def _too_late(self, event: str, message: Message) -> bool:
+        """Whether it is stamped after the event's time, or the group's, was up. Until then clocks may differ."""
+        due = self._timeline.events.get(event, self._timeline.deadline)
+        return message.timestamp is not None and message.timestamp > due and self._clock.now() >= due
 
     # ------------------------------------------------------------------ the parts that run side by side
 
@@ -237,9 +237,9 @@ class GroupWait:
                         group.start_soon(self._follow_marks, book, reader, subscription, name="event_triggers: marks")
                         group.start_soon(self._catch_up, subscription, name="event_triggers: catch up")
                         group.start_soon(self._tell_misses, subscription, name="event_triggers: near misses")
-                        group.start_soon(
-                            self._expire_events, book, reader, subscription, name="event_triggers: event times"
-                        )
+                        for event in self._timeline.events:
+                            expire = partial(self._expire_event, event, book, reader, subscription)
+                            group.start_soon(expire, name=f"event_triggers: time of {event}")
                         await self._receive(book, reader, subscription)
                         group.cancel_scope.cancel()
                 finally:
@@ -320,6 +320,10 @@ class GroupWait:
 
     async def _over(self, book: Book, reader: Reader, subscription: Subscription | None = None) -> bool:
         """Decide if there is something to decide."""
+        async with self._looking:
+            return self._decided.is_set() or await self._look(book, reader, subscription)
+
+    async def _look(self, book: Book, reader: Reader, subscription: Subscription | None) -> bool:
         progress = self._progress
         if progress.hopeless:
             self._decide_lost()

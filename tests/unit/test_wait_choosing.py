@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from event_triggers.event import Event
+from event_triggers.ledger import Received, facts_of
 from event_triggers.terms import Terms
 from event_triggers.testing import MemoryQueue
 from event_triggers.verdict import Status
@@ -202,6 +203,17 @@ async def test_what_is_being_kept_when_the_time_is_up_has_come(waits: WaitKit) -
         assert (await wait.verdict()).status is Status.COMPLETE
 
 
+async def test_a_message_of_which_the_ledger_holds_another_goes_back(waits: WaitKit) -> None:
+    """Another wait of the group has chosen otherwise: what is not recorded is not acknowledged."""
+    async with waits.running(pair("queue"), terms=AGREEING) as wait:
+        order = send(waits, "orders", 17, "queue")
+        await idle()
+        waits.ledger.recorded(GROUP, "orders", facts_of([received("other")], 1, "1"))
+        stock = send(waits, "stock", 17, "queue")
+        await wait.verdict()
+    assert dict(waits.told()) == {order: "released", stock: "accepted"}
+
+
 # ------------------------------------------------------------------ in sequence
 
 
@@ -282,3 +294,7 @@ async def test_too_many_candidates_are_let_go_loudly(
             await idle()
         assert dict(waits.told()) == {oldest: "released"}
     assert "too many messages wait for others to go with; the oldest" in caplog.text
+
+
+def received(identity: str) -> Received:
+    return Received("memory-queue", "queue", identity, identity, None, "2030-01-01T00:00:00.000+00:00", value=17)

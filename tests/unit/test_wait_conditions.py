@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 from datetime import timedelta
@@ -12,8 +13,9 @@ from event_triggers.condition import at_least
 from event_triggers.event import Event
 from event_triggers.ledger import GroupRef
 from event_triggers.terms import Terms
+from event_triggers.testing.ledger import _MemoryBook
 from event_triggers.verdict import Status
-from event_triggers.wait import JOIN_AGAIN
+from event_triggers.wait import FINISH_RECORDING, JOIN_AGAIN
 from tests.unit.hub_kit import idle, soon
 from tests.unit.wait_kit import GROUP, WaitKit, from_log, from_queue
 
@@ -76,6 +78,29 @@ async def test_nothing_is_decided_before_the_others_are_skipped(waits: WaitKit) 
         await waits.later(900)
         assert not running.over
         waits.ledger.resume()
+        assert (await running.verdict()).status is Status.COMPLETE
+    assert waits.states("stock", "override") == ["skipped", "skipped"]
+
+
+async def test_nothing_that_happens_meanwhile_decides_before_the_others_are_skipped(
+    waits: WaitKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at the markers finds the condition holding, too, while the first is about to skip the rest."""
+    may_end = asyncio.Event()
+    end = _MemoryBook.end
+
+    async def slow_end(book: _MemoryBook, event: str, state: str, note: str) -> None:
+        await may_end.wait()
+        await end(book, event, state, note)
+
+    monkeypatch.setattr(_MemoryBook, "end", slow_end)
+    async with waits.running(three(), terms=joined("any")) as running:
+        waits.send("orders", to="log")
+        await idle()
+        waits.ledger.mark_by_hand(GROUP, "orders", "success")
+        await idle()
+        assert not running.over
+        may_end.set()
         assert (await running.verdict()).status is Status.COMPLETE
     assert waits.states("stock", "override") == ["skipped", "skipped"]
 
@@ -221,6 +246,29 @@ async def test_what_is_being_recorded_when_its_time_is_up_has_come(waits: WaitKi
         waits.ledger.resume()
         await idle()
         assert (waits.states("orders"), running.over) == (["success"], False)
+
+
+async def test_events_of_the_same_time_fail_together_while_their_broker_is_away(waits: WaitKit) -> None:
+    events = {name: replace(from_log(name), timeout=60) for name in ("orders", "stock")}
+    events["override"] = from_log("override", channel="other")
+    waits.broker.fail_next_open(OSError("away"), name="log", times=1000)
+    async with waits.running(events, terms=joined("any"), timeout=600):
+        await waits.later(60)
+        assert waits.states("orders", "stock") == [None, None], "what came in time may still be read"
+        await waits.later(FINISH_RECORDING)
+        assert waits.states("orders", "stock") == ["failed", "failed"]
+
+
+async def test_what_is_stamped_after_its_own_time_does_not_count_while_it_is_caught_up_with(waits: WaitKit) -> None:
+    events = {"orders": replace(from_log("orders"), timeout=60), "stock": from_log("stock", channel="other")}
+    waits.broker.fail_next_open(OSError("away"), name="other", times=1000)
+    async with waits.running(events, terms=joined("any"), timeout=600):
+        await waits.later(61)
+        waits.send("orders", to="log")
+        await idle()
+        assert waits.states("orders") == [None]
+        await waits.later(FINISH_RECORDING)
+        assert waits.states("orders") == ["failed"]
 
 
 async def test_a_restart_after_its_time_finds_it_late(waits: WaitKit) -> None:
