@@ -144,3 +144,19 @@ def _find_spec(missing):
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT.parent, check=False, capture_output=True, text=True
     )
+
+
+# The plugin
+
+
+def test_airflow_finds_the_plugin() -> None:
+    found = {point.name: point.value for point in metadata.entry_points(group="airflow.plugins")}
+    if "event_triggers" not in found:
+        missing("the package is not installed, so it has no entry point (pip install -e .)")
+    plugins = importlib.import_module("airflow.plugins_manager")
+    assert "event_triggers" in {plugin["name"] for plugin in plugins.get_plugin_info(["fastapi_apps"])}
+
+
+def test_who_is_no_api_server_loads_no_application() -> None:
+    code = "import sys, event_triggers.plugin; sys.exit('event_triggers.server' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
