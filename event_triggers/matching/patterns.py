@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+from event_triggers.matching.decoding import decoded
 from event_triggers.matching.envelope import envelopes, hinges_on_body
 from event_triggers.matching.index import DocumentIndex
 from event_triggers.matching.reference import objects
@@ -60,15 +61,15 @@ class PatternIndex(Generic[Token]):
         self._plain = not self._of_message and not self._of_body.several
 
     def matching(self, document: Any) -> list[Token]:
-        """The tokens of all patterns that a message, or a decoded document alone, matches, each once, in no order.
+        """The tokens of all patterns that a message, or a document alone, matches, each once, in no order.
 
-        JSON's own types are expected throughout, as a decoder makes them.
+        :param document: decoded, of JSON's own types throughout as a decoder makes them, or as JSON text.
         """
         if self._plain:
-            body = document.document if isinstance(document, Message) else document
+            body = document.document if isinstance(document, Message) else decoded(document)
             if body.__class__ is dict:
                 return self._of_body.find(body)
-        return list(dict.fromkeys(self._every(document)))
+        return list(dict.fromkeys(self._every(decoded(document))))
 
     def _every(self, document: Any) -> Iterator[Token]:
         body = document.document if isinstance(document, Message) else document

@@ -188,3 +188,13 @@ def test_a_document_nested_too_deep_disturbs_nobody(depth: int) -> None:
     assert matches({"a": [1]}, {"a": document}) in (False, True)
     while isinstance(document, list):  # freeing it at once would recurse too
         document = document.pop()
+
+
+def test_an_index_takes_json_text_as_matches_does() -> None:
+    index: PatternIndex[str] = PatternIndex()
+    index.add({"table": ["orders"]}, "orders")
+    for documents in (['{"table": "orders"}', b'{"table": "orders"}'], ['[{"table": "orders"}]']):
+        assert [index.matching(one) for one in documents] == [["orders"]] * len(documents)
+    assert index.matching(b"{broken") == []
+    index.add({"$message": {"key": [{"exists": False}]}}, "no key")
+    assert sorted(index.matching(b'{"table": "orders"}')) == ["no key", "orders"]
