@@ -7,22 +7,16 @@ is away is ``EVENT_TRIGGERS_OUTAGE``, in seconds.
 from __future__ import annotations
 
 import os
-import time
-from datetime import datetime, timezone
-from pathlib import Path
 
-from servers.airflow import API_SERVER, TRIGGERER, Airflow
+from servers.airflow import API_SERVER, Airflow
 from servers.airflow_client import AirflowClient, wait_for
+from servers.airflow_watch import TriggererWatch
 from servers.http_proxy import HttpProxy
 from tests.airflow.brokers import Brokers
 from tests.airflow.test_groups import start
 
 DAG_ID = "fault_all"
 OUTAGE = float(os.environ.get("EVENT_TRIGGERS_OUTAGE", "5"))
-HEALTHY = 15.0
-"""Seconds after which a triggerer that is not heard of is given up, as the harness has configured it."""
-MOST_GROWTH = 100 * 1024 * 1024
-"""Bytes that the triggerer may grow by meanwhile."""
 
 
 def start_connected(client: AirflowClient) -> str:
@@ -54,52 +48,17 @@ def check_end(client: AirflowClient, brokers: Brokers, run_id: str) -> None:
     wait_for(lambda: brokers.kept("faults") == 0, what="what was recorded is deleted")
 
 
-class Watch:
-    """Looks at a triggerer from beside Airflow: how old its heartbeat becomes, and how large it becomes."""
-
-    def __init__(self, airflow: Airflow) -> None:
-        self._airflow = airflow
-        self._before = self._memory()
-        self.oldest = 0.0
-        self.growth = 0
-        self.samples = 0
-
-    def sample(self) -> None:
-        statement = "SELECT latest_heartbeat FROM job WHERE id = :id"
-        ((heartbeat,),) = self._airflow.history.rows(statement, id=self._airflow.jobs[TRIGGERER])
-        assert isinstance(heartbeat, datetime)
-        self.oldest = max(self.oldest, (datetime.now(timezone.utc) - heartbeat).total_seconds())
-        self.growth = max(self.growth, self._memory() - self._before)
-        self.samples += 1
-
-    def sample_for(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self.sample()
-            time.sleep(0.2)
-
-    def check(self) -> None:
-        assert self.samples > 5
-        assert self.oldest < HEALTHY, f"the triggerer was not heard of for {self.oldest:.1f} s"
-        assert self.growth < MOST_GROWTH
-
-    def _memory(self) -> int:
-        """Bytes that the processes of the triggerer hold in memory."""
-        pages, session = 0, self._airflow.components[TRIGGERER].pid
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has ended meanwhile
-            pages += int(fields[21]) if int(fields[3]) == session else 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
+def check_watch(watch: TriggererWatch) -> None:
+    """The triggerer was heard of all the time, and its memory is bounded."""
+    assert watch.samples > 5
+    assert watch.complaints() == []
 
 
 def test_messages_that_come_while_the_api_is_away(
     airflow: Airflow, client: AirflowClient, brokers: Brokers, api_proxy: HttpProxy
 ) -> None:
     run_id = start_connected(client)
-    watch = Watch(airflow)
+    watch = TriggererWatch(airflow)
     api_proxy.reset(times=6)
     api_proxy.answer(503)
     publish_most(brokers, run_id)
@@ -114,7 +73,7 @@ def test_messages_that_come_while_the_api_is_away(
     watch.sample()
     publish_last(brokers, run_id)
     check_end(client, brokers, run_id)
-    watch.check()
+    check_watch(watch)
     log = client.log(DAG_ID, run_id, "inputs.wait")
     assert "what arrives waits for it" in log
     assert "is back" in log
@@ -122,7 +81,7 @@ def test_messages_that_come_while_the_api_is_away(
 
 def test_the_api_server_is_killed_and_started_again(airflow: Airflow, client: AirflowClient, brokers: Brokers) -> None:
     run_id = start_connected(client)
-    watch = Watch(airflow)
+    watch = TriggererWatch(airflow)
     airflow.kill_component(API_SERVER)
     try:
         publish_most(brokers, run_id)
@@ -133,4 +92,4 @@ def test_the_api_server_is_killed_and_started_again(airflow: Airflow, client: Ai
     publish_last(brokers, run_id)
     check_end(client, brokers, run_id)
     watch.sample()
-    watch.check()
+    check_watch(watch)

@@ -15,10 +15,13 @@ from pathlib import Path
 from types import FrameType
 
 from tests.chaos import faults
+from tests.chaos.burst import Burst, Report, long_form
 from tests.chaos.faults import Fault
 from tests.chaos.scenario import Row, Scenario, play, table
 from tests.chaos.world import World
 
+BURST = "burst"
+"""What ``--only`` calls the load that is not a scenario: it needs no Airflow."""
 _KILLS: Sequence[Fault] = [faults.kill] * 6 + [faults.kill_runner] * 2 + [faults.kill_both] * 2
 
 
@@ -42,7 +45,7 @@ def main() -> int:
     """Run the scenarios, each on what the one before has left."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="what to break, and when")
-    parser.add_argument("--only", action="append", help="the short name of a scenario; may be repeated")
+    parser.add_argument("--only", action="append", help="the short name of a scenario, or burst; may be repeated")
     parser.add_argument("--messages", type=int, default=5000, help="awaited messages of the first scenario")
     parser.add_argument("--keep", type=Path, help="a folder that takes the lists of messages and Airflow's logs")
     options = parser.parse_args()
@@ -51,7 +54,35 @@ def main() -> int:
         one for one in scenarios(options.seed, options.messages) if options.only is None or one.prefix in options.only
     ]
     print(f"seed {options.seed}", flush=True)
-    rows: list[Row] = []
+    rows: list[Row | Report] = []
+    broken = False
+    try:
+        if options.only is None or BURST in options.only:
+            broken = not _burst(options.seed, rows)
+        if chosen:
+            broken |= not _break_things(chosen, options, rows)
+    finally:
+        print(f"\nseed {options.seed}\n{table([row.cells for row in rows])}", flush=True)
+    return 1 if broken or any(row.findings for row in rows) else 0
+
+
+def _burst(seed: int, rows: list[Row | Report]) -> bool:
+    """First and alone: what is measured there is one event loop, and the machine should have nothing else to do."""
+    print("\nburst", flush=True)
+    try:
+        report = long_form(Burst(seed=seed))
+    except Exception:
+        traceback.print_exc()
+        return False
+    rows.append(report)
+    _say(report.measured)
+    for finding in report.findings[:40]:
+        _say(finding)
+    return True
+
+
+def _break_things(chosen: Sequence[Scenario], options: argparse.Namespace, rows: list[Row | Report]) -> bool:
+    """Run these scenarios; whether all of them were seen to their ends."""
     broken = False
     with tempfile.TemporaryDirectory(prefix="event-triggers-chaos-") as scratch, World() as world:
         try:
@@ -66,14 +97,13 @@ def main() -> int:
                     world.revive()
                     continue
                 rows.append(row)
+                _say("  ".join(row.cells))
                 for finding in row.findings[:40]:
                     _say(finding)
         finally:
-            if rows:
-                print(f"\nseed {options.seed}\n{table(rows)}", flush=True)
             if options.keep is not None:
                 _keep(world, Path(scratch), options.keep)
-    return 1 if broken or any(row.findings for row in rows) else 0
+    return not broken
 
 
 def _say(text: str) -> None:

@@ -1,8 +1,8 @@
 """Load: a burst that matches nothing, on a real Kafka, while many groups wait in one event loop.
 
-``python -m tests.chaos.burst`` prints one row: what was sent, what was lost, how long the event loop was held. Every
-group awaits some of its messages before, some in and some after the burst. The bodies come from another process, so
-that what is measured is the triggerer's work alone.
+``python -m tests.chaos.burst`` prints one row of the table: what was sent, what was lost, how late the event loop came
+back; ``make chaos`` begins with it. Every group awaits some of its messages before, some in and some after the burst.
+The bodies come from another process, so that what is measured is the triggerer's work alone.
 """
 
 from __future__ import annotations
@@ -34,10 +34,15 @@ from event_triggers.testing import MemoryLedger
 from event_triggers.verdict import Status, Verdict
 from event_triggers.wait import GroupWait
 from servers.kafka import KafkaCluster
+from tests.chaos.scenario import table
 from tests.integration.kafka_support import create_topic
 
-__all__ = ["Burst", "Report", "long_form", "run"]
+__all__ = ["MOST_GROWTH", "Burst", "Report", "long_form", "run"]
 
+MOST_LAG = 0.1
+"""Seconds that the event loop may come back late, at the 99th percentile."""
+MOST_GROWTH = 150.0
+"""MiB that may be added: what the client fetches ahead, and what 500 groups hold, is far less."""
 _LOOK_EVERY = 0.005
 _WITHIN = 600.0
 
@@ -84,19 +89,40 @@ class Report:
         return _percentile(self.holds, share)
 
     @property
-    def row(self) -> tuple[str, ...]:
-        """Fault, messages, lost, duplicated, wrong, lag, memory, time."""
-        burst = self.burst
+    def findings(self) -> list[str]:
+        """Everything that should not be, one line each."""
+        named = {"lost": self.lost, "doubled": self.duplicated, "wrong": self.wrong}
+        found = [f"{name}: {one}" for name, ones in named.items() for one in ones]
+        if self.lag() > MOST_LAG:
+            found.append(f"slow: the event loop came back {self.lag() * 1e3:.0f} ms late, at the 99th percentile")
+        if self.memory_most - self.memory_before > MOST_GROWTH:
+            found.append(f"large: {self.memory_most - self.memory_before:.0f} MiB were added")
+        return found
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """For the table of all faults; where that has the time of recovery, how late the event loop came back."""
         return (
-            f"burst, {burst.groups} groups x {burst.events} events",
-            str(burst.messages + burst.groups * burst.events),
+            f"burst, {self.burst.groups} groups wait",
+            "1",
+            str(self.burst.groups * self.burst.events),
+            str(self.burst.messages),
             str(len(self.lost)),
             str(len(self.duplicated)),
             str(len(self.wrong)),
+            "-",
+            f"lag p99 {self.lag() * 1e3:.0f} ms",
+            f"{self.seconds:.0f} s",
+        )
+
+    @property
+    def measured(self) -> str:
+        """All that was measured, on one line."""
+        return (
             f"lag p50 {self.lag(0.5) * 1e3:.0f} p99 {self.lag() * 1e3:.0f} max {self.lag(1) * 1e3:.0f} ms "
-            f"(CPU p99 {self.hold() * 1e3:.0f} max {self.hold(1) * 1e3:.0f} ms)",
-            f"{self.memory_before:.0f} -> {self.memory_most:.0f} MiB, {self.unanswered_most} under way",
-            f"{self.seconds:.1f} s",
+            f"(CPU p99 {self.hold() * 1e3:.0f} max {self.hold(1) * 1e3:.0f} ms), "
+            f"{self.memory_before:.0f} -> {self.memory_most:.0f} MiB, {self.unanswered_most} under way, "
+            f"{self.seconds:.1f} s"
         )
 
 
@@ -272,10 +298,10 @@ def main() -> int:
     options = parser.parse_args()
     burst = Burst(options.messages, options.groups, options.events, options.seed)
     report = long_form(burst)
-    print("  ".join(report.row), flush=True)
-    for finding in (*report.lost, *report.duplicated, *report.wrong)[:20]:
+    print(f"{table([report.cells])}\n{report.measured}", flush=True)
+    for finding in report.findings[:20]:
         print(f"  {finding}")
-    return 1 if report.lost or report.duplicated or report.wrong or report.lag() > 0.1 else 0
+    return 1 if report.findings else 0
 
 
 def long_form(burst: Burst) -> Report:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from servers.airflow import API_SERVER
+from servers.airflow_watch import TriggererWatch
 from tests.chaos.traffic import Traffic
 from tests.chaos.world import THRESHOLD, World
 
@@ -43,12 +44,14 @@ class Strike:
     :param at: seconds since the epoch: when it began; for a server that was away: when it was back.
     :param jobs: the triggerers that were hit, by their ids in Airflow's table of jobs; none when it was a server.
     :param runs: the runs whose waits these triggerers had.
+    :param complaints: what should not have been meanwhile, beside what the witness finds.
     """
 
     what: str
     at: float
     jobs: frozenset[int] = frozenset()
     runs: frozenset[str] = frozenset()
+    complaints: tuple[str, ...] = ()
 
 
 Fault = Callable[[World, Traffic, random.Random], list[Strike]]
@@ -138,12 +141,20 @@ def _stop_and_continue(
 
 
 def stop_api_server(world: World, traffic: Traffic, rng: random.Random, seconds: float = 60) -> list[Strike]:
-    """Airflow's API server is killed, and started again after this long."""
+    """Airflow's API server is killed, and started again after this long. The triggerers are heard of all the time."""
+    watches = [TriggererWatch(world.airflow, name) for name in world.triggerers]
     world.airflow.kill_component(API_SERVER)
     traffic.go_on()
-    time.sleep(seconds)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for watch in watches:
+            watch.sample()
+        time.sleep(0.2)
     world.airflow.start_component(API_SERVER)
-    return [Strike(f"API server away for {seconds:.0f} s", time.time())]
+    oldest, growth = max(watch.oldest for watch in watches), max(watch.growth for watch in watches) / 2**20
+    seen = f"oldest heartbeat {oldest:.1f} s, {growth:.0f} MiB more"
+    complaints = tuple(complaint for watch in watches for complaint in watch.complaints())
+    return [Strike(f"API server away for {seconds:.0f} s ({seen})", time.time(), complaints=complaints)]
 
 
 def stop_postgres(world: World, traffic: Traffic, rng: random.Random, seconds: float = 5) -> list[Strike]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from tests.chaos.recovery import recovery_of
 from tests.chaos.traffic import Traffic
 from tests.chaos.world import World
 
-__all__ = ["Row", "Scenario", "play", "table"]
+__all__ = ["COLUMNS", "Row", "Scenario", "play", "table"]
+
+COLUMNS = ("fault", "times", "messages", "unwanted", "lost", "duplicated", "wrong", "left behind", "recovery", "took")
 
 _FINDINGS = ("lost", "doubled", "wrong", "unfinished", "left", "gone")
 
@@ -55,12 +57,32 @@ class Row:
     strikes: Sequence[Strike]
     recoveries: Sequence[float]
     seconds: float
-    trouble: list[str] = field(default_factory=list)
 
     @property
     def findings(self) -> list[str]:
         """Everything that should not be, one line each."""
-        return [f"{name}: {one}" for name in _FINDINGS for one in self.report[name]]
+        found = [f"{name}: {one}" for name in _FINDINGS for one in self.report[name]]
+        return found + [complaint for strike in self.strikes for complaint in strike.complaints]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """For the table, see :data:`COLUMNS`."""
+        report = self.report
+        recovery = "-"
+        if self.recoveries:
+            recovery = f"{statistics.median(self.recoveries):.1f} s (max {max(self.recoveries):.1f} s)"
+        return (
+            self.scenario.title,
+            str(len(self.strikes)),
+            str(report["awaited"]),
+            str(report["unwanted"]),
+            str(len(report["lost"]) + len(report["unfinished"])),
+            str(len(report["doubled"])),
+            str(len(report["wrong"])),
+            str(len(report["left"]) + len(report["gone"])),
+            recovery,
+            f"{self.seconds:.0f} s",
+        )
 
 
 def play(world: World, scenario: Scenario, *, seed: int, folder: Path, tell: Callable[[str], None] = print) -> Row:
@@ -124,11 +146,10 @@ def _witness(world: World, prefix: str, manifest: Path, folder: Path, *, thoroug
     return report
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as text."""
-    head = ("fault", "times", "messages", "unwanted", "lost", "duplicated", "wrong", "left behind", "recovery", "took")
-    lines = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as text, under :data:`COLUMNS`."""
+    lines = [COLUMNS, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     text = [
         "  ".join(
             cell.rjust(width) if n else cell.ljust(width)
@@ -137,22 +158,3 @@ def table(rows: Sequence[Row]) -> str:
         for line in lines
     ]
     return "\n".join([text[0], "  ".join("-" * width for width in widths), *text[1:]])
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    report = row.report
-    recovery = "-"
-    if row.recoveries:
-        recovery = f"{statistics.median(row.recoveries):.1f} s (max {max(row.recoveries):.1f} s)"
-    return (
-        row.scenario.title,
-        str(len(row.strikes)),
-        str(report["awaited"]),
-        str(report["unwanted"]),
-        str(len(report["lost"]) + len(report["unfinished"])),
-        str(len(report["doubled"])),
-        str(len(report["wrong"])),
-        str(len(report["left"]) + len(report["gone"])),
-        recovery,
-        f"{row.seconds:.0f} s",
-    )

@@ -40,7 +40,7 @@ def test_nothing_is_lost_and_nothing_counts_twice(world: World, tmp_path: Path) 
     strikes = [faults.kill, faults.stop_supervisor, faults.end]
     scenario = Scenario("short", "killed, stopped, ended", strikes, runs=12, rate=10, thorough=False, stalled=60)
     row = play(world, scenario, seed=seed, folder=tmp_path)
-    print(f"seed {seed}\n{table([row])}")
+    print(f"seed {seed}\n{table([row.cells])}")
     assert (row.report["awaited"], row.report["unwanted"], len(row.strikes)) == (240, 240, 3)
     assert sum(len(strike.runs) for strike in row.strikes) > 0, "no wait was hit"
     assert row.findings == [], f"seed {seed}"
