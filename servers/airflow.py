@@ -36,7 +36,7 @@ DAG_PROCESSOR = "dag-processor"
 TRIGGERER = "triggerer"
 
 _JOB_TYPES = {SCHEDULER: "SchedulerJob", DAG_PROCESSOR: "DagProcessorJob", TRIGGERER: "TriggererJob"}
-_START_TIMEOUT = 120.0
+_START_TIMEOUT = 240.0
 
 _SETTINGS = {
     "CORE__EXECUTOR": "LocalExecutor",
@@ -125,12 +125,12 @@ class Airflow:
     def start(self) -> Airflow:
         """Migrate the database and start everything.
 
-        :raises ServerFailed: when a component ends or is not ready within two minutes; all are ended then.
+        :raises ServerFailed: when a component ends or is not ready within four minutes; all are ended then.
         """
         try:
             # The API server needs no tables before its first request, and loads as long as the migration takes.
             self._spawn(API_SERVER)
-            self.run("db", "migrate")
+            self.run("db", "migrate", timeout=_START_TIMEOUT)
             self.history.install()
             for name in (SCHEDULER, DAG_PROCESSOR, *self._first_triggerers[:1]):
                 self._spawn(name)

@@ -20,7 +20,7 @@ from servers.sqs import MotoServer
 __all__ = ["Brokers", "running_brokers"]
 
 TOPIC = "airflow-tests"
-QUEUES = ("one", "two", "three.fifo", "stock", "stories", "faults")
+QUEUES = ("one", "two", "three.fifo", "stock", "stories", "faults", "secrets")
 
 
 class Brokers:

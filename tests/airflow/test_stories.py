@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from servers.airflow import Airflow
 from servers.airflow_client import AirflowClient, wait_for
 from tests.airflow.brokers import Brokers
@@ -134,8 +136,10 @@ def test_on_event_hands_every_message_over_once(airflow: Airflow, client: Airflo
 
 
 def handed_over(client: AirflowClient, run_id: str) -> list[int]:
-    lines = client.log("story_on_event", run_id, "inputs.wait").splitlines()
-    return [int(line.split()[line.split().index("OVER") + 2]) for line in lines if "HANDED OVER" in line]
+    # A line that is still being written is given as it is; it does not end with the run's id, or begins otherwise.
+    line = re.compile(rf"HANDED OVER \S+ (\d+) \S+ {re.escape(run_id)}")
+    found = map(line.fullmatch, client.log("story_on_event", run_id, "inputs.wait").splitlines())
+    return [int(match[1]) for match in found if match]
 
 
 def test_a_group_wired_by_hand(client: AirflowClient, brokers: Brokers) -> None:

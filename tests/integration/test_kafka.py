@@ -12,7 +12,7 @@ import pytest
 from event_triggers.hub import Hub
 from event_triggers.sources.kafka import KafkaTopic
 from event_triggers.subscription import Interest
-from tests.integration.kafka_support import SharedKafka, eventually, producer, reading, shared_kafka, until
+from tests.integration.kafka_support import SharedKafka, admin, eventually, producer, reading, shared_kafka, until
 
 
 @pytest.fixture
@@ -205,3 +205,24 @@ async def test_twenty_groups_share_one_connection(kafka: SharedKafka) -> None:
                 for number in range(20):
                     groups.start_soon(group, number)
     assert kafka.proxy.accepted - accepted <= 8, "more than the live stream and a few rounds through the past"
+
+
+async def test_nothing_is_left_at_the_broker(kafka: SharedKafka) -> None:
+    """There is no consumer group, while a group reads or afterwards: nothing is committed, and nobody is disturbed."""
+    topic = await kafka.topic()
+    hub = Hub(kafka.opening(group_id="somebody").connection)
+    async with producer(kafka.direct) as sender, admin(kafka.direct) as administrator:
+        before = await administrator.list_consumer_groups()
+        interest = Interest("event", KafkaTopic(topic), count=2, since=datetime.now(timezone.utc))
+        async with hub.subscribe("group", [interest]) as subscription:
+            await subscription.live()
+            for body in (b"1", b"2"):
+                await sender.send_and_wait(topic, body)
+            with anyio.fail_after(60):
+                taken = [*await subscription.receive()]
+                while len(taken) < 2:
+                    taken += await subscription.receive()
+            for delivery in taken:
+                delivery.accept()
+            assert await administrator.list_consumer_groups() == before
+        assert await administrator.list_consumer_groups() == before
