@@ -52,7 +52,7 @@ async def no_connection(conn_id: str) -> BrokerConnection:
     raise ConnectionMissingError(conn_id)
 
 
-async def until(condition: Callable[[], object], within: float = 20) -> None:
+async def until(condition: Callable[[], object], within: float = 90) -> None:
     """Wait until this holds, for something that nobody announces."""
     with anyio.fail_after(within):
         while not condition():  # noqa: ASYNC110 - it is of another thread or process
@@ -103,7 +103,7 @@ class Stage:
         return sum(one.outcome is Outcome.ACCEPTED for one in self.broker.settled(name))
 
     async def verdict(self, task: asyncio.Task[Verdict]) -> Verdict:
-        with anyio.fail_after(30):
+        with anyio.fail_after(90):
             return await asyncio.shield(task)
 
     async def check(self, received: Mapping[str, Sequence[int]]) -> None:

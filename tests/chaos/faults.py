@@ -129,7 +129,7 @@ def _stop_and_continue(
     traffic.go_on()
     try:
         # The other one asks for waits without an owner every second or two.
-        world.until(lambda: not world.waits_of(name), THRESHOLD + 60, f"the waits of {name} are taken over")
+        world.until(lambda: not world.waits_of(name), THRESHOLD + 300, f"the waits of {name} are taken over")
         # Both run now, or at least the other one is in the middle of it.
         traffic.flow(80)
     finally:

@@ -45,7 +45,7 @@ class Scenario:
     runs: int
     rate: float = 12.0
     thorough: bool = True
-    stalled: float = 180.0
+    stalled: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _witness(world: World, prefix: str, manifest: Path, folder: Path, *, thoroug
     program = Path(__file__).with_name("witness.py")
     # Isolated from this checkout: it cannot import the package, even by mistake.
     done = subprocess.run(
-        [sys.executable, "-I", program, job], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-I", program, job], capture_output=True, text=True, check=False, timeout=600
     )
     if done.returncode != 0:
         raise RuntimeError(f"the witness failed:\n{done.stderr}")

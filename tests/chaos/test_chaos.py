@@ -38,7 +38,7 @@ def world() -> Iterator[World]:
 def test_nothing_is_lost_and_nothing_counts_twice(world: World, tmp_path: Path) -> None:
     seed = int(os.environ.get("EVENT_TRIGGERS_CHAOS_SEED", "7"))
     strikes = [faults.kill, faults.stop_supervisor, faults.end]
-    scenario = Scenario("short", "killed, stopped, ended", strikes, runs=12, rate=10, thorough=False, stalled=60)
+    scenario = Scenario("short", "killed, stopped, ended", strikes, runs=12, rate=10, thorough=False, stalled=180)
     row = play(world, scenario, seed=seed, folder=tmp_path)
     print(f"seed {seed}\n{table([row.cells])}")
     assert (row.report["awaited"], row.report["unwanted"], len(row.strikes)) == (240, 240, 3)

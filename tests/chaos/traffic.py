@@ -33,7 +33,8 @@ _AHEAD = 8
 """How many runs are started before they are sent anything."""
 _MOST_UNFINISHED = 2 * _AHEAD
 """How many runs, beyond those that are still being sent something, may be unfinished when another is started."""
-_PATIENCE = 240.0
+_PATIENCE = 900.0
+"""Seconds: on a busy machine an API server may take minutes to start, and a run minutes to listen."""
 
 
 class Traffic:

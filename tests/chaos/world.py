@@ -147,7 +147,7 @@ class World:
         for pid in self.runner_of(triggerer):
             os.kill(pid, signal.SIGKILL)
         process = self.airflow.components[triggerer]
-        self.until(lambda: not process.running, 30, f"{triggerer} ends when its subprocess is killed")
+        self.until(lambda: not process.running, 120, f"{triggerer} ends when its subprocess is killed")
         process.kill()
 
     def revive(self) -> list[str]:

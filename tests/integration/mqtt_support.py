@@ -33,7 +33,7 @@ __all__ = [
     "until",
 ]
 
-PATIENCE = 15.0
+PATIENCE = 40.0
 """Seconds that any wait of these tests may take."""
 
 

@@ -28,7 +28,7 @@ with contextlib.suppress(ImportError):
 
 __all__ = ["PATIENCE", "Gate", "Queue", "asleep", "opening", "pull", "settle"]
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 """Seconds that any single step may take at most."""
 
 

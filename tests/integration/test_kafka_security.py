@@ -65,12 +65,12 @@ async def check(secured: SecuredKafka, how: Opening) -> None:
 
 
 async def refused(how: Opening, error: type[Exception] = StreamError) -> str:
-    """What is said; without secrets, and within seconds."""
+    """What is said; without secrets, and before the client's own timeout of a minute."""
     began = time.monotonic()
     with pytest.raises(error) as caught:
         async with KafkaTopic("forbidden", conn_id="mine").open(how):
             pass
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 40
     text = str(caught.value)
     assert "'mine'" in text
     assert PASSWORD not in text

@@ -26,6 +26,8 @@ from tests.integration.mqtt_support import PATIENCE, mosquitto, mqtt_connection,
 from tests.support import missing
 
 BOTH = pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+LONG = 300
+"""Seconds that a connection may take: far longer than any test waits, so what ends does not end because of it."""
 
 
 @pytest.fixture(scope="module")
@@ -263,15 +265,13 @@ async def black_hole() -> AsyncIterator[TcpProxy]:
 
 async def test_broker_that_does_not_answer() -> None:
     async with black_hole() as proxy:
-        started = time.monotonic()
-        await refused(mqtt_connection(proxy.port, timeout=1), StreamError, "did not answer")
-        assert time.monotonic() - started < 10
+        await refused(mqtt_connection(proxy.port, timeout=1), StreamError, r"did not answer \(for 1 s\)")
 
 
 async def test_cancelled_while_it_connects() -> None:
     """Soon, and no connection is left behind that could fight over the session."""
     async with black_hole() as proxy:
-        opening = new_opening(mqtt_connection(proxy.port))
+        opening = new_opening(mqtt_connection(proxy.port, timeout=LONG))
         before = asyncio.all_tasks()
 
         async def connect() -> None:
@@ -282,14 +282,12 @@ async def test_cancelled_while_it_connects() -> None:
         with anyio.fail_after(PATIENCE):
             while not proxy.accepted:  # noqa: ASYNC110 - the proxy lives in another thread
                 await anyio.sleep(0.01)
-        started = time.monotonic()
         task.cancel()
         await asyncio.wait({task}, timeout=PATIENCE)
         assert task.cancelled()
-        assert time.monotonic() - started < 2
         left = asyncio.all_tasks() - before
         if left:
-            await asyncio.wait(left, timeout=2)
+            await asyncio.wait(left, timeout=PATIENCE)
         assert asyncio.all_tasks() - before == set()
         await anyio.to_thread.run_sync(proxy.restore)
         with anyio.fail_after(PATIENCE):
@@ -303,15 +301,13 @@ async def test_cancelled_at_any_moment_of_connecting(
 ) -> None:
     """It disconnects at once, and politely if it was connected."""
     for turns in (1, 5, 20, 50, 100, 150, 200, 400):
-        opening = new_opening(mqtt_connection(plain.port, protocol=protocol))
+        opening = new_opening(mqtt_connection(plain.port, protocol=protocol, timeout=LONG))
         task = asyncio.create_task(stay(MqttTopic("topic"), opening))
         for _ in range(turns):
             await asyncio.sleep(0)
-        started = time.monotonic()
         task.cancel()
         await asyncio.wait({task}, timeout=PATIENCE)
-        assert task.cancelled()
-        assert time.monotonic() - started < 1.5, turns
+        assert task.cancelled(), turns
         await MqttTopic("topic").forget(opening)
     assert not caplog.records
 
@@ -323,11 +319,11 @@ async def stay(source: MqttTopic, opening: Opening) -> None:
 
 async def test_closing_over_a_dead_connection_is_bounded(plain: Mosquitto) -> None:
     with TcpProxy(plain.port) as proxy:
-        source, opening = MqttTopic(unique("topic")), new_opening(mqtt_connection(proxy.port))
+        source, opening = MqttTopic(unique("topic")), new_opening(mqtt_connection(proxy.port, timeout=LONG))
         async with taking(opening, source):
             await anyio.to_thread.run_sync(proxy.black_hole)
             started = time.monotonic()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < PATIENCE
         await anyio.to_thread.run_sync(proxy.restore)
         await source.forget(opening)
 
@@ -336,7 +332,7 @@ async def test_closing_over_a_dead_connection_is_bounded(plain: Mosquitto) -> No
 async def test_connection_that_ends_while_a_filter_is_added(plain: Mosquitto, protocol: str) -> None:
     """It is noticed at once, not when the broker's answer is overdue."""
     with TcpProxy(plain.port) as proxy:
-        connection = mqtt_connection(proxy.port, protocol=protocol, timeout=60)
+        connection = mqtt_connection(proxy.port, protocol=protocol, timeout=LONG)
         source, opening = MqttTopic(unique("topic")), new_opening(connection)
         async with taking(opening, source) as taker:
             await anyio.to_thread.run_sync(proxy.black_hole)

@@ -106,9 +106,9 @@ class TestHolding:
     async def test_held_message_stays_invisible_beyond_its_timeout(self, server: SqsServer) -> None:
         queue = Queue(server)
         await queue.send("mine")
-        async with queue.source(visibility_timeout=2).open(opening(server.endpoint_url)) as stream:
+        async with queue.source(visibility_timeout=4).open(opening(server.endpoint_url)) as stream:
             (message,) = await pull(stream)
-            assert await queue.receive(5) == []
+            assert await queue.receive(6) == []
             await settle(stream, message)
         await queue.kept(0)
 

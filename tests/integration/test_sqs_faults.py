@@ -198,7 +198,7 @@ class TestBrokenNetwork:
             proxy.black_hole()
             started = time.monotonic()
             await context.__aexit__(None, None, None)
-            assert time.monotonic() - started < 6
+            assert time.monotonic() - started < 20, "it waited for the SDK, which gives up after 35 s"
             proxy.restore()
         await queue.kept(1)
 

@@ -92,17 +92,22 @@ async def test_group_that_leaves_gives_its_message_back_at_once(server: SqsServe
 
 
 class Hidden:
-    """A message that somebody received who then died, invisible for a while."""
+    """A message that somebody received who then died: invisible until it is shown."""
 
-    def __init__(self, queue: Queue, seconds: int) -> None:
+    def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self.seconds = seconds
+        self._receipt = ""
 
     async def send(self, body: str) -> str:
         (sent,) = await self.queue.send(body)
-        answer = await self.queue.call("receive_message", MaxNumberOfMessages=1, VisibilityTimeout=self.seconds)
+        answer = await self.queue.call("receive_message", MaxNumberOfMessages=1, VisibilityTimeout=600)
         assert [raw["MessageId"] for raw in answer["Messages"]] == [sent]
+        self._receipt = answer["Messages"][0]["ReceiptHandle"]
         return sent
+
+    async def show(self) -> None:
+        """Its time is up."""
+        await self.queue.call("change_message_visibility", ReceiptHandle=self._receipt, VisibilityTimeout=0)
 
 
 async def lingering_ends(hub: Hub) -> None:
@@ -115,8 +120,8 @@ async def test_what_was_recorded_before_a_crash_does_not_stay(server: SqsServer)
     """Its group ends before the message is visible again: it is deleted then, and what nobody wants is not."""
     queue = Queue(server)
     hub = Hub(opening(server.endpoint_url).connection)
-    source = queue.source(visibility_timeout=3, unmatched="delete")
-    recorded = await Hidden(queue, 3).send("recorded")
+    source, hidden = queue.source(visibility_timeout=600, unmatched="delete"), Hidden(queue)
+    recorded = await hidden.send("recorded")
     async with hub.subscribe("group", [Interest("x", source, count=1, recorded=frozenset({recorded}))]) as group:
         await queue.send("last")
         (delivery,) = await take(group)
@@ -125,6 +130,7 @@ async def test_what_was_recorded_before_a_crash_does_not_stay(server: SqsServer)
     (channel,) = hub.statistics().channels
     assert (channel.lingering, channel.owed) == (True, 1)
     await queue.send("of the next group")
+    await hidden.show()
     await lingering_ends(hub)
     await queue.kept(1)
 
@@ -132,10 +138,12 @@ async def test_what_was_recorded_before_a_crash_does_not_stay(server: SqsServer)
 async def test_a_group_that_finds_all_recorded_leaves_nothing(server: SqsServer) -> None:
     queue = Queue(server)
     hub = Hub(opening(server.endpoint_url).connection)
-    source = queue.source(visibility_timeout=2)
-    recorded = await Hidden(queue, 2).send("recorded")
+    source, hidden = queue.source(visibility_timeout=600), Hidden(queue)
+    recorded = await hidden.send("recorded")
     interest = Interest("x", source, count=0, recorded=frozenset({recorded}))
     async with hub.subscribe("group", [interest]) as group:
+        await live(group)
+        await hidden.show()
         with anyio.fail_after(PATIENCE):
             await group.repaid()
         group.over = True
