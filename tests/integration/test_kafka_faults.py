@@ -131,7 +131,8 @@ async def test_leader_that_fails(request: pytest.FixtureRequest, caplog: pytest.
         await create_topic(cluster.bootstrap, "copied", 3, 3)
         await create_topic(cluster.bootstrap, "single", 3, 1)
         sources = [KafkaTopic("copied"), KafkaTopic("single")]
-        opening = kafka_opening(cluster.bootstrap, socket_timeout_ms=1000)
+        # Not shorter: on a busy machine brokers may all be silent for some seconds, which ends a stream.
+        opening = kafka_opening(cluster.bootstrap, socket_timeout_ms=5000)
         hub = Hub(opening.connection)
         interests = [Interest("copied", sources[0], count=6), Interest("single", sources[1], count=99)]
         async with (
