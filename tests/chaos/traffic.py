@@ -20,10 +20,9 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-import paho.mqtt.client as mqtt
 from confluent_kafka import Producer
-from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.chaos.mqtt_publisher import MqttPublisher
 from tests.chaos.plan import DAG_ID, TOPIC, Sending, run_id_of
 from tests.chaos.world import World
 
@@ -69,13 +68,12 @@ class Traffic:
         )
         self._sqs = world.sqs.client()
         self._queue = self._sqs.get_queue_url(QueueName=world.create_queue(prefix))["QueueUrl"]
-        self._mqtt = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        self._mqtt = MqttPublisher(_PATIENCE)
         works = (self._send_all, self._start_runs)
         self._threads = [threading.Thread(target=self._guarded, args=(work,), name=work.__name__) for work in works]
 
     def __enter__(self) -> Traffic:
-        self._mqtt.connect("127.0.0.1", self._world.mosquitto.port)
-        self._mqtt.loop_start()
+        self._mqtt.connect(self._world.mosquitto.port)
         for thread in self._threads:
             thread.start()
         return self
@@ -86,8 +84,7 @@ class Traffic:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        self._mqtt.disconnect()
-        self._mqtt.loop_stop()
+        self._mqtt.close()
 
     # ------------------------------------------------------------------ for those who break things
 
@@ -112,9 +109,9 @@ class Traffic:
         self.go_on()
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Nothing is sent, and no run is started, inside the context."""
-        with self._flow:
+    def without_mosquitto(self) -> Iterator[None]:
+        """Nothing is sent inside the context, in which Mosquitto is started again."""
+        with self._flow, self._mqtt.cut_off():
             yield
 
     # ------------------------------------------------------------------ the threads
@@ -211,8 +208,7 @@ class Traffic:
         elif one.broker == "sqs":
             self._sqs.send_message(QueueUrl=self._queue, MessageBody=body)
         else:
-            topic = f"chaos/{one.run_id}/{one.event or 'other'}"
-            self._mqtt.publish(topic, body, qos=1).wait_for_publish(_PATIENCE)
+            self._mqtt.publish(f"chaos/{one.run_id}/{one.event or 'other'}", body)
 
 
 class _Subscriptions:
