@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import anyio.to_thread
 
 from event_triggers.errors import ConfigurationError
-from event_triggers.server.hook_settings import HookSettings, read_hook_settings
+from event_triggers.hook_settings import HookSettings, read_hook_settings
 from event_triggers.server.rate import Rates
 from event_triggers.sources._webhook_wire import CONN_PREFIX, NAME
 from event_triggers.text import plain_logger

@@ -19,10 +19,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from event_triggers.errors import ConfigurationError
+from event_triggers.hook_settings import HookSettings
 from event_triggers.server.asset_log import Bell
 from event_triggers.server.deliveries import Deliveries, Delivery, Ending, QueueFullError
 from event_triggers.server.hook_book import BusyError, HookBook, look_up
-from event_triggers.server.hook_settings import HookSettings
 from event_triggers.server.problems import Problem, responses
 from event_triggers.server.rate import Rates
 from event_triggers.server.verification import NotVerified, Verified, verify

@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from event_triggers.server.hook_settings import HookSettings
+from event_triggers.hook_settings import HookSettings
 
 __all__ = ["DELIVERY_HEADER", "SIGNATURE_HEADER", "TIMESTAMP_HEADER", "NotVerified", "Verified", "verify"]
 
