@@ -40,7 +40,9 @@ __all__ = ["AssetStream", "message_of"]
 
 EVENTS: Final = "events"
 _ANSWER_WITHIN: Final = 45.0
-"""Seconds after which a question is given up, and the groups are told."""
+"""Seconds after which a question is given up, and the groups are told, ..."""
+_BEGIN_WITHIN: Final = 10.0
+"""... and after which the first one is."""
 
 
 class _Watched(Protocol):
@@ -49,10 +51,7 @@ class _Watched(Protocol):
 
 
 class AssetStream(LogStream):
-    """Reads from its own place. Call :meth:`begin` before anything else.
-
-    :param limit: bounds a question to Airflow, and turns what goes wrong into a :class:`StreamError`.
-    """
+    """Reads from its own place. Call :meth:`begin` before anything else."""
 
     def __init__(self, reader: AssetReader, clock: Clock) -> None:
         self._reader = reader
@@ -122,7 +121,7 @@ class AssetStream(LogStream):
         return page if version == self._version else None
 
     async def _ask_head(self) -> Page:
-        with _within(_ANSWER_WITHIN):
+        with _within(_BEGIN_WITHIN):
             return await self._reader.head()
 
     def _move(self, page: Page) -> bool:
