@@ -19,7 +19,7 @@ from event_triggers.errors import StreamError
 from event_triggers.hub import Hub
 from event_triggers.message import Message
 from event_triggers.sources.assets import AssetEvents
-from event_triggers.sources.base import LogStream
+from event_triggers.sources.base import LogStream, Source
 from event_triggers.sources.webhook import Webhook
 from event_triggers.subscription import Interest
 from tests.hooks.kit import ApiServer
@@ -68,13 +68,10 @@ def assets(api: ApiServer) -> Assets:
 
 
 @asynccontextmanager
-async def opened(
-    api: ApiServer, *sources: AssetEvents | Webhook, plugin: bool, **more: Any
-) -> AsyncIterator[LogStream]:
-    async with sources[0].open(api.opening(plugin=plugin, **more)) as stream:
+async def opened(api: ApiServer, source: Source, *, plugin: bool, **more: Any) -> AsyncIterator[LogStream]:
+    async with source.open(api.opening(plugin=plugin, **more)) as stream:
         assert isinstance(stream, LogStream)
-        for source in sources:
-            await stream.watch(source)
+        await stream.watch(source)
         yield stream
 
 
@@ -199,10 +196,9 @@ async def test_all_hooks_and_assets_share_one_stream_and_the_past_is_read(api: A
     async with hub.subscribe("group", interests) as subscription:
         with anyio.fail_after(PATIENCE):
             while len(seen) < 3:
-                delivery = await subscription.receive()
-                for event in delivery.events:
-                    seen[event] = delivery.message.json["n"]
-                delivery.accept()
+                for delivery in await subscription.receive():
+                    seen.update(dict.fromkeys(delivery.events, delivery.message.json["n"]))
+                    delivery.accept()
                 if len(seen) == 2:
                     assert len(hub.statistics().channels) == 1
                     await api.send(hook, b'{"n": 2}', "after")
