@@ -1,4 +1,4 @@
-"""A group that waits for a hook and for an asset event, one that reads both from the past, and a DAG that a hook starts."""
+"""A group that waits for a hook and for an asset event, one that reads both from the past, a DAG that a hook starts."""
 
 from __future__ import annotations
 
