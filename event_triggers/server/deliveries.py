@@ -152,8 +152,14 @@ class Deliveries:
             size += batch[-1].size
         self._bytes -= size
         # The others' requests go on whatever becomes of the one that happens to write.
-        with anyio.CancelScope(shield=True):
-            endings = await anyio.to_thread.run_sync(self._store, batch)
+        try:
+            with anyio.CancelScope(shield=True):
+                endings = await anyio.to_thread.run_sync(self._store, batch)
+        except BaseException:
+            # The server is being stopped. Whether they are stored is not known here; who asks again is told.
+            for delivery in batch:
+                delivery.ending = InterruptedError("the server is being stopped")
+            raise
         for delivery, ending in zip(batch, endings, strict=True):
             delivery.ending = ending
         self._stored()

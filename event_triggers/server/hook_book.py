@@ -5,6 +5,7 @@ Whoever calls hooks that do not exist costs a look-up each; there are only so ma
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -42,6 +43,13 @@ class Looked(NamedTuple):
     extra: str | None
 
 
+class _Known(NamedTuple):
+    """What is known of a name."""
+
+    at: float
+    settings: HookSettings | ConfigurationError | None
+
+
 class HookBook:
     """The hooks, as one process of the API server knows them.
 
@@ -50,7 +58,8 @@ class HookBook:
 
     def __init__(self, look: Callable[[str], Looked | None]) -> None:
         self._look = look
-        self._known: dict[str, tuple[float, HookSettings | ConfigurationError | None]] = {}
+        self._known: dict[str, _Known] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
         self._rates = Rates()
 
     async def find(self, name: str) -> HookSettings | None:
@@ -62,20 +71,37 @@ class HookBook:
         """
         if not NAME.fullmatch(name):
             return None
-        at, settings = self._known.get(name, (float("-inf"), None))
-        now = time.monotonic()
-        if now - at > _KNOWN_FOR:
-            wait = self._rates.take("", _LOOKS_PER_SECOND, now)
-            if wait is not None:
-                raise BusyError(wait)
-            settings = await anyio.to_thread.run_sync(self._read, name)
-            self._known.pop(name, None)
-            self._known[name] = (now, settings)
-            if len(self._known) > _MOST_KNOWN:
-                del self._known[next(iter(self._known))]
+        known = self._fresh(name)
+        if known is None:
+            # Those that ask for the same hook meanwhile wait for the one that looks.
+            turn = self._turns.setdefault(name, asyncio.Lock())
+            try:
+                async with turn:
+                    known = self._fresh(name) or await self._look_anew(name)
+            finally:
+                self._turns.pop(name, None)
+        settings = known.settings
         if isinstance(settings, ConfigurationError):
             raise settings
         return settings
+
+    def _fresh(self, name: str) -> _Known | None:
+        known = self._known.get(name)
+        return known if known is not None and time.monotonic() - known.at <= _KNOWN_FOR else None
+
+    async def _look_anew(self, name: str) -> _Known:
+        now = time.monotonic()
+        old = self._known.pop(name, None)
+        if old is not None:
+            # Good enough for the others while this request looks.
+            self._known[name] = _Known(now, old.settings)
+        wait = self._rates.take("", _LOOKS_PER_SECOND, now)
+        if wait is not None:
+            raise BusyError(wait)
+        known = self._known[name] = _Known(now, await anyio.to_thread.run_sync(self._read, name))
+        if len(self._known) > _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        return known
 
     def _read(self, name: str) -> HookSettings | ConfigurationError | None:
         conn_id = CONN_PREFIX + name

@@ -17,6 +17,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
 
 from event_triggers.errors import ConfigurationError
 from event_triggers.hook_settings import HookSettings
@@ -115,6 +116,8 @@ class Hooks:
                     raise _unavailable()
                 parts.append(part)
             yield b"".join(parts)
+        except ClientDisconnect as error:
+            raise Problem(422, "the body did not come whole") from error
         finally:
             self._in_memory -= held
 

@@ -7,7 +7,7 @@ an event is seen     at once, or within 0.3 s                   within a second
 order                by id                                      by time stamp; put into the order of ids here
 extra                as it is                                   values under names like ``password`` are ``***``
 a transaction open   for up to an hour is waited for            for up to two minutes is waited for
-when idle            a request in 10 s                          a request in a second
+when idle            a request in 5 s                           a request in a second
 ===================  =========================================  ==============================================
 """
 
@@ -29,7 +29,7 @@ __all__ = ["AssetName", "AssetReader", "Page", "PluginReader", "PublicReader"]
 AssetName = tuple[str, str | None]
 """Name and URI; any URI where it is ``None``."""
 
-_WAIT: Final = 10.0
+_WAIT: Final = 5.0
 _LIMIT: Final = 500
 _PAGE: Final = 100
 _LOOK_EVERY: Final = 0.8

@@ -31,7 +31,7 @@ def test_nothing_that_is_sent_breaks_a_hook(api: ApiServer) -> None:
     seen: set[int] = set()
 
     @given(case=case_of, hook=st.sampled_from([None, *hooks]))
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     def check(case: schemathesis.Case, hook: str | None) -> None:
         if hook is not None:
             case.path_parameters = {"name": hook}
@@ -53,7 +53,7 @@ def test_headers_of_any_kind(api: ApiServer) -> None:
     shapes = st.one_of(values, st.sampled_from([b"v1=,t=", b"t=1,v1=a", b"v0=", b"sha256=", b"Bearer ", b"9" * 400]))
 
     @given(scheme=st.sampled_from(list(hooks)), headers=st.dictionaries(st.sampled_from(names), shapes))
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     def check(scheme: str, headers: dict[str, bytes]) -> None:
         address = f"{api.url}/event-triggers/hooks/{hooks[scheme]}"
         answer = httpx.post(address, content=b'{"id": 1}', headers=list(headers.items()), trust_env=False)
