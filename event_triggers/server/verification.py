@@ -138,11 +138,11 @@ def _check(settings: HookSettings, signed: bytes, signatures: list[str]) -> None
 
 
 def _any_equal(given: Iterable[str], right: Iterable[str]) -> bool:
-    right = [one.encode("utf-8", "surrogatepass") for one in right]
+    expected = [one.encode("utf-8", "surrogatepass") for one in right]
     equal = False
     for one in given:
-        for expected in right:
-            equal |= hmac.compare_digest(one.encode("utf-8", "surrogatepass"), expected)
+        for other in expected:
+            equal |= hmac.compare_digest(one.encode("utf-8", "surrogatepass"), other)
     return equal
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 import sqlalchemy as sa
-from airflow.sdk import DAG
+from airflow.sdk import DAG, TaskGroup
 
 from event_triggers import EventGroupSensor
 from tests.hooks.kit import SECRET, ApiServer
@@ -40,7 +40,7 @@ def run_shell(script: str, **env: str) -> str:
 def dags_of(page: str, name: str) -> list[DAG]:
     names: dict[str, Any] = {}
     exec(compile(shown(page)[name], name, "exec"), names)  # noqa: S102 - our own page
-    return [value for value in names.values() if isinstance(value, DAG)] or [names["dag"]]
+    return [value.dag for value in names.values() if isinstance(value, TaskGroup)]
 
 
 async def test_a_signed_request(api: ApiServer) -> None:
