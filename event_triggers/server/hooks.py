@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
@@ -27,7 +27,7 @@ from event_triggers.server.hook_book import BusyError, HookBook, look_up
 from event_triggers.server.problems import Problem, responses
 from event_triggers.server.rate import Rates
 from event_triggers.server.verification import NotVerified, Verified, verify
-from event_triggers.sources._webhook_wire import Received
+from event_triggers.sources._webhook_wire import NAME, Received
 from event_triggers.text import plain_logger
 
 __all__ = ["MOST_BYTES", "make_router"]
@@ -169,7 +169,7 @@ def make_router(bell: Bell) -> APIRouter:
         },
         openapi_extra={"requestBody": _BODY},
     )
-    async def deliver(name: str, request: Request) -> Response:
+    async def deliver(name: Annotated[str, _NAME], request: Request) -> Response:
         """Deliver one event to a hook. It is stored when this answers 202.
 
         How a request is signed depends on the hook's connection; see the documentation of `Webhook`.
@@ -182,6 +182,8 @@ def make_router(bell: Bell) -> APIRouter:
     return router
 
 
+# Described, and not checked by FastAPI: what no hook can be called is answered as what none is called.
+_NAME: Final = Path(description="The hook's name.", json_schema_extra={"pattern": f"^{NAME.pattern}$"})
 _BODY: Final[Mapping[str, Any]] = {
     "required": False,
     "description": "Anything, up to 1,000,000 bytes; patterns look into JSON.",
