@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from event_triggers.marker import EventJoin, EventMarker
     from event_triggers.message import Message
     from event_triggers.sensor import ArrivedMessage, EventGroupSensor
+    from event_triggers.sources.assets import AssetEvents
     from event_triggers.sources.base import Source, Stream
     from event_triggers.sources.kafka import KafkaTopic
     from event_triggers.sources.mqtt import MqttTopic
     from event_triggers.sources.sqs import SqsQueue
+    from event_triggers.sources.webhook import Webhook
     from event_triggers.trigger import EventGroupTrigger
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArrivedMessage",
+    "AssetEvents",
     "Event",
     "EventGroup",
     "EventGroupSensor",
@@ -37,11 +40,13 @@ __all__ = [
     "Source",
     "SqsQueue",
     "Stream",
+    "Webhook",
     "at_least",
 ]
 
 _HOMES = {
     "ArrivedMessage": "sensor",
+    "AssetEvents": "sources.assets",
     "Event": "event",
     "EventGroup": "group",
     "EventGroupSensor": "sensor",
@@ -56,6 +61,7 @@ _HOMES = {
     "Source": "sources.base",
     "SqsQueue": "sources.sqs",
     "Stream": "sources.base",
+    "Webhook": "sources.webhook",
     "at_least": "condition",
 }
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -29,7 +30,7 @@ from event_triggers.channel import Channel
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.errors import EventTriggersError
 from event_triggers.matching import check_pattern
-from event_triggers.sources.base import BrokerConnection, Opening, Source
+from event_triggers.sources.base import AirflowCall, BrokerConnection, Opening, Source
 from event_triggers.statistics import HubStatistics
 from event_triggers.subscription import Answer, Interest, Subscription
 from event_triggers.text import plain_logger
@@ -50,10 +51,18 @@ class Hub:
 
     :param connection: looks an Airflow connection up by its id.
     :param clock: the time to go by.
+    :param airflow: opens a client of Airflow's API, for sources that are a part of it.
     """
 
-    def __init__(self, connection: Callable[[str], Awaitable[BrokerConnection]], *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        connection: Callable[[str], Awaitable[BrokerConnection]],
+        *,
+        clock: Clock | None = None,
+        airflow: Callable[[], AbstractAsyncContextManager[AirflowCall]] | None = None,
+    ) -> None:
         self._connection = connection
+        self._airflow = airflow
         self._clock = clock or SystemClock()
         self._channels: dict[Hashable, Channel] = {}
         self._closing: dict[Hashable, asyncio.Task[None]] = {}
@@ -106,7 +115,8 @@ class Hub:
         return HubStatistics(tuple(channel.statistics() for channel in self._channels.values()))
 
     def _opening(self, group: str) -> Opening:
-        return Opening(group=group, connection=self._connection, clock=self._clock)
+        opening = Opening(group=group, connection=self._connection, clock=self._clock)
+        return opening if self._airflow is None else replace(opening, airflow=self._airflow)
 
     def _channel(self, key: Hashable, source: Source, group: str) -> Channel:
         channel = self._channels.get(key)
@@ -160,4 +170,4 @@ class Hub:
 
 
 def _key(source: Source, group: str) -> Hashable:
-    return (type(source), source.key(group))
+    return (source.family, source.key(group))

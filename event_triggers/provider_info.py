@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from event_triggers import __version__
+from event_triggers.hooks import webhook_form
 from event_triggers.hooks.mqtt_form import BEHAVIOUR, FIELDS
 
 __all__ = ["get_provider_info"]
@@ -24,7 +25,14 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "event_triggers.hooks.mqtt.MqttHook",
                 "conn-fields": FIELDS,
                 "ui-field-behaviour": BEHAVIOUR,
-            }
+            },
+            {
+                "connection-type": "webhook",
+                "hook-name": "Webhook",
+                "hook-class-name": "event_triggers.hooks.webhook.WebhookHook",
+                "conn-fields": webhook_form.FIELDS,
+                "ui-field-behaviour": webhook_form.BEHAVIOUR,
+            },
         ],
         "config": {"event_triggers": {"description": "Options of event_triggers.", "options": _options()}},
     }

@@ -6,6 +6,8 @@ A triggerer has one event loop, so one runtime. It is made when the first trigge
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -19,6 +21,7 @@ from event_triggers.connections import airflow_connection
 from event_triggers.errors import AirflowApiError, StreamError
 from event_triggers.hub import Hub
 from event_triggers.ledger import Ledger
+from event_triggers.sources.base import AirflowCall
 
 __all__ = ["Runtime", "current_runtime", "use_runtime"]
 
@@ -65,8 +68,14 @@ def _airflow_runtime() -> Runtime:
         found = await settings()
         return await anyio.to_thread.run_sync(lambda: AirflowApi(found, refresh=settings, clock=clock))
 
+    @asynccontextmanager
+    async def airflow() -> AsyncIterator[AirflowCall]:
+        # A client of its own: what waits for the next event must not take the place of what marks tasks.
+        async with await make_api() as api:
+            yield api.call
+
     return Runtime(
-        hub=Hub(airflow_connection, clock=clock),
+        hub=Hub(airflow_connection, clock=clock, airflow=airflow),
         ledger=AirflowLedger(make_api, clock=clock),
         clock=clock,
         payload_limit=conf.getint("event_triggers", "payload_limit", fallback=48 * 1024),

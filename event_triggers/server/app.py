@@ -5,6 +5,8 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from event_triggers import __version__
+from event_triggers.server import asset_events, hooks
+from event_triggers.server.asset_log import Bell
 
 __all__ = ["create_app"]
 
@@ -18,4 +20,7 @@ def create_app() -> FastAPI:
         """The release of event_triggers that this API server runs."""
         return {"version": __version__}
 
+    bell = Bell()
+    app.include_router(hooks.make_router(bell))
+    app.include_router(asset_events.make_router(bell))
     return app

@@ -26,14 +26,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from importlib import import_module
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from event_triggers.clock import Clock, SystemClock
-from event_triggers.errors import ConnectionMissingError, InvalidEventError
+from event_triggers.errors import ConfigurationError, ConnectionMissingError, InvalidEventError
 from event_triggers.message import Message
 from event_triggers.text import plain_logger
 
 __all__ = [
+    "AirflowCall",
     "BrokerConnection",
     "LogStream",
     "Opening",
@@ -86,6 +87,24 @@ class BrokerConnection:
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
+class AirflowCall(Protocol):
+    """Asks Airflow's API."""
+
+    async def __call__(
+        self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Send one request, as whom the triggerer is, and give the document that is answered.
+
+        Waits, for as long as it takes, while Airflow is away or overloaded.
+
+        :raises AirflowApiError: when Airflow refuses.
+        """
+
+
+def _no_airflow() -> AbstractAsyncContextManager[AirflowCall]:
+    raise ConfigurationError("there is no Airflow here whose API could be asked")
+
+
 async def _no_connections(conn_id: str) -> BrokerConnection:
     raise ConnectionMissingError(conn_id)
 
@@ -114,6 +133,7 @@ class Opening:
         default it writes into the process's own log.
     :param recorded: gives the ids of the messages that groups have recorded, as far as they are known.
         For a source that has to tell by itself whether a message is one that was delivered before.
+    :param airflow: opens a client of Airflow's API, for a source that is a part of Airflow.
     """
 
     group: str = ""
@@ -122,6 +142,7 @@ class Opening:
     clock: Clock = field(default_factory=SystemClock)
     tell: Callable[..., None] = _tell_the_log
     recorded: Callable[[], Collection[str]] = _nothing_recorded
+    airflow: Callable[[], AbstractAsyncContextManager[AirflowCall]] = _no_airflow
 
 
 class Stream(ABC):
@@ -214,6 +235,11 @@ class Source(ABC):
 
         :raises ConfigurationError: for what waiting cannot mend (a bad option, a missing extra).
         """
+
+    @property
+    def family(self) -> Hashable:
+        """Which sources may share a stream: those of one family whose keys are equal. By default one class is one."""
+        return type(self)
 
     @property
     @abstractmethod

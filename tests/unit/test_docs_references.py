@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 
 _LINK = re.compile(r"\[([^\]]+)\]\(\.\./(tests/[^)]+)\)")
-_NAMED = re.compile(r"`((?:unit|property|integration|airflow|chaos|conformance)/[\w/]+\.py)`(?:: ((?:`\w+`(?:, )?)+))?")
+_NAMED = re.compile(
+    r"`((?:unit|property|integration|airflow|chaos|conformance|hooks)/[\w/]+\.py)`(?:: ((?:`\w+`(?:, )?)+))?"
+)
 
 
 def references(text: str) -> list[tuple[str, list[str]]]:
