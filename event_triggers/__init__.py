@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from event_triggers.marker import EventJoin, EventMarker
     from event_triggers.message import Message
     from event_triggers.sensor import ArrivedMessage, EventGroupSensor
+    from event_triggers.sources.amqp import AmqpQueue
     from event_triggers.sources.base import Source, Stream
     from event_triggers.sources.kafka import KafkaTopic
     from event_triggers.sources.mqtt import MqttTopic
+    from event_triggers.sources.nats import NatsSubject
+    from event_triggers.sources.redis import RedisStream
     from event_triggers.sources.sqs import SqsQueue
     from event_triggers.trigger import EventGroupTrigger
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AmqpQueue",
     "ArrivedMessage",
     "Event",
     "EventGroup",
@@ -34,6 +38,8 @@ __all__ = [
     "KafkaTopic",
     "Message",
     "MqttTopic",
+    "NatsSubject",
+    "RedisStream",
     "Source",
     "SqsQueue",
     "Stream",
@@ -41,6 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AmqpQueue": "sources.amqp",
     "ArrivedMessage": "sensor",
     "Event": "event",
     "EventGroup": "group",
@@ -53,6 +60,8 @@ _HOMES = {
     "KafkaTopic": "sources.kafka",
     "Message": "message",
     "MqttTopic": "sources.mqtt",
+    "NatsSubject": "sources.nats",
+    "RedisStream": "sources.redis",
     "Source": "sources.base",
     "SqsQueue": "sources.sqs",
     "Stream": "sources.base",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from event_triggers import __version__
+from event_triggers.hooks.broker_forms import AMQP_BEHAVIOUR, AMQP_FIELDS, NATS_BEHAVIOUR, NATS_FIELDS
 from event_triggers.hooks.mqtt_form import BEHAVIOUR, FIELDS
 
 __all__ = ["get_provider_info"]
@@ -24,7 +25,21 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "event_triggers.hooks.mqtt.MqttHook",
                 "conn-fields": FIELDS,
                 "ui-field-behaviour": BEHAVIOUR,
-            }
+            },
+            {
+                "connection-type": "amqp",
+                "hook-name": "AMQP (RabbitMQ)",
+                "hook-class-name": "event_triggers.hooks.amqp.AmqpHook",
+                "conn-fields": AMQP_FIELDS,
+                "ui-field-behaviour": AMQP_BEHAVIOUR,
+            },
+            {
+                "connection-type": "nats",
+                "hook-name": "NATS",
+                "hook-class-name": "event_triggers.hooks.nats.NatsHook",
+                "conn-fields": NATS_FIELDS,
+                "ui-field-behaviour": NATS_BEHAVIOUR,
+            },
         ],
         "config": {"event_triggers": {"description": "Options of event_triggers.", "options": _options()}},
     }

@@ -88,9 +88,7 @@ def _advice(error: Exception) -> str:
         return f"the login is refused: {text}; correct the connection's login and password"
     if text.startswith("WRONGTYPE"):
         return f"the key holds something other than a stream: {text}"
-    if isinstance(
-        error, (wrong.ConnectionError, wrong.TimeoutError, OSError, asyncio.TimeoutError)
-    ):
+    if isinstance(error, (wrong.ConnectionError, wrong.TimeoutError, OSError, asyncio.TimeoutError)):
         return f"Redis cannot be reached: {text}"
     return text
 
