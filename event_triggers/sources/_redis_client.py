@@ -104,18 +104,16 @@ async def connect(connection: BrokerConnection, stream: str, wait: float) -> Asy
     try:
         options = _options(connection)
         nodes = _nodes(connection.extra.get("startup_nodes"))
+        in_cluster, database = as_flag(connection.extra.get("cluster") or False), int(connection.extra.get("db") or 0)
         if options.get("ssl"):
             await anyio.to_thread.run_sync(_check_files, options)
-    except (ValueError, OSError, wrong.RedisError) as error:
+    except (ValueError, TypeError, OSError, wrong.RedisError) as error:
         raise ConfigurationError(f"connection {connection.conn_id!r}: {error}") from error
     if options.get("ssl") and options.get("ssl_cert_reqs") == "none":
         log.warning("%s: the server's certificate is not checked; anyone on the way can read and forge messages", where)
     options["socket_timeout"] = wait + _TIMEOUT
-    client: Any
-    if as_flag(connection.extra.get("cluster") or False):
-        client = RedisCluster(startup_nodes=nodes, **options)
-    else:
-        client = Redis(db=int(connection.extra.get("db") or 0), **options)
+    made = RedisCluster(startup_nodes=nodes, **options) if in_cluster else Redis(db=database, **options)
+    client: Any = made
     try:
         yield RedisClient(client, stream, where, wait)
     finally:

@@ -157,7 +157,7 @@ class _RedisLog(LogStream):
             entries = await self._client.read(_id(self._next), _BATCH)
             if entries:
                 messages = [self._message(number, *entry) for number, entry in enumerate(entries)]
-                self._next = self.after(messages[-1])
+                self._next, self._exists = self.after(messages[-1]), True
                 yield messages
 
     def _message(self, number: int, identity: bytes, fields: Mapping[bytes, bytes]) -> Message:

@@ -48,7 +48,11 @@ async def test_binds_a_queue_that_it_declares(broker: RabbitMq) -> None:
     async with taking(opening_of(amqp_connection(broker.port)), source) as taker:
         for key in ("other", "done.a", "late.b.c"):
             await send(
-                broker, key, key.encode(), exchange=exchange, headers={"n": 3, "odd": b"\xff", "deep": {"a": [1]}}
+                broker,
+                key,
+                key.encode(),
+                exchange=exchange,
+                headers={"n": 3, "odd": bytearray(b"\xff"), "deep": {"a": [1]}},
             )
         first, second = await taker.take(2)
         assert [(m.body, m.key) for m in (first, second)] == [(b"done.a", b"done.a"), (b"late.b.c", b"late.b.c")]
@@ -257,9 +261,7 @@ def test_wrong_declarations(wrong: dict[str, Any]) -> None:
         AmqpQueue(**{"queue": "q", **wrong}).validate()
 
 
-async def test_broker_that_is_killed_and_started(
-    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_broker_that_is_killed_and_started(broker: RabbitMq, caplog: pytest.LogCaptureFixture) -> None:
     """The shared one: what was in its durable queue is there again, and the group goes on by itself."""
     source = a_queue(expires=None)
     hub = Hub(opening_of(amqp_connection(broker.port)).connection)

@@ -20,7 +20,7 @@ async def test_amqp(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFix
     source = AmqpQueue(unique("queue"), queue_type="classic", expires=600, unmatched="delete")
 
     async def send(bodies: Mapping[str, bytes]) -> None:
-        await amqp_support.send(broker, source.queue, *bodies.values(), headers={"h\u202e": b"\xff"})
+        await amqp_support.send(broker, source.queue, *bodies.values(), headers={"h\u202e": bytearray(b"\xff")})
 
     await check(caplog, opening_of(amqp_support.amqp_connection(broker.port)), source, send)
 

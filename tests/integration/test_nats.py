@@ -63,10 +63,10 @@ async def test_purged_before_it_was_asked_for(server: Nats) -> None:
     async with taking(opening_of(nats_connection(server.port)), source) as taker, jetstream(server.port) as stream:
         assert await taker.log.lost(await taker.log.locate(before)) == ""
         await stream.purge_stream(source.stream, keep=2)
-        assert "begins at 5 now" in await taker.log.lost(await taker.log.locate(before))
+        assert "begins at sequence 5 now" in await taker.log.lost(await taker.log.locate(before))
         assert await taker.log.lost(await taker.log.locate(datetime.now(timezone.utc))) == ""
         await stream.purge_stream(source.stream)
-        assert "begins at 7 now" in await taker.log.lost(await taker.log.locate(before))
+        assert "begins at sequence 7 now" in await taker.log.lost(await taker.log.locate(before))
 
 
 async def test_purged_while_nobody_is_connected(server: Nats) -> None:

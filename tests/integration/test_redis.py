@@ -17,6 +17,7 @@ from event_triggers.sources.base import load_source
 from event_triggers.sources.redis import RedisStream
 from event_triggers.subscription import Interest
 from servers.certificates import Authority
+from servers.process import accepts_connections, free_port
 from servers.proxy import TcpProxy
 from servers.redis import Redis
 from tests.integration.broker_support import opening_of, taking, unique
@@ -182,8 +183,6 @@ async def test_users(caplog: pytest.LogCaptureFixture) -> None:
 async def test_tls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     authority = Authority(tmp_path)
     certificate = authority.server("localhost", "127.0.0.1")
-    from servers.process import accepts_connections, free_port
-
     port = free_port()
     files = {"tls-cert-file": certificate.certificate, "tls-key-file": certificate.key}
     files["tls-ca-cert-file"] = authority.certificate
@@ -206,7 +205,7 @@ async def test_tls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_cluster() -> None:
-    with redis_server(settings={"cluster-enabled": "yes"}) as server:
+    with redis_server(settings={"cluster-enabled": "yes", "cluster-port": free_port()}) as server:
         async with client(server.port) as redis:
             await redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             with anyio.fail_after(20):
@@ -216,12 +215,7 @@ async def test_cluster() -> None:
         connection = redis_connection(server.port, cluster=True, startup_nodes=f"127.0.0.1:{server.port}")
         async with taking(opening_of(connection), stream) as taker:
             await send(server.port, stream.stream, b"1", b"2")
-            assert [body async for body in _each(taker)] == [b"1", b"2"]
-
-
-async def _each(taker):  # type: ignore[no-untyped-def]
-    for message in await taker.take(2):
-        yield message.body
+            assert await taker.bodies(2) == [b"1", b"2"]
 
 
 async def test_other_key_and_large_entry(server: Redis) -> None:
