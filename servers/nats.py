@@ -47,10 +47,8 @@ class Nats:
             lines.append(f"authorization {{ {authorization} }}")
         if self.authority is not None:
             server = self.authority.server("localhost", "127.0.0.1")
-            files = (
-                f'cert_file: "{server.certificate}" key_file: "{server.key}" ca_file: "{self.authority.certificate}"'
-            )
-            lines.append(f"tls {{ {files} }}")
+            files = {"cert_file": server.certificate, "key_file": server.key, "ca_file": self.authority.certificate}
+            lines += ["tls {", *(f'  {name}: "{path}"' for name, path in files.items()), "}"]
         self._config.write_text("\n".join(lines) + "\n")
         self._config.chmod(0o600)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import nkeys
+import nkeys  # type: ignore[import-untyped]
 import pytest
 
 from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -242,7 +243,7 @@ async def test_other_key_and_large_entry(server: Redis) -> None:
         ({"cluster": True, "startup_nodes": "a:b"}, "invalid literal"),
     ],
 )
-async def test_wrong_connections(fields: dict[str, object], text: str) -> None:
+async def test_wrong_connections(fields: dict[str, Any], text: str) -> None:
     connection = redis_connection(6379, password=SECRET, **fields)
     with pytest.raises(ConfigurationError, match=f"redis_default.*{text}") as caught:
         async with taking(opening_of(connection), RedisStream("s")):
@@ -256,4 +257,4 @@ def test_declarations() -> None:
     assert load_source(stream.serialize()) == stream
     for wrong in ({"stream": ""}, {"stream": 3}, {"stream": "s", "field": ""}, {"stream": "s", "conn_id": ""}):
         with pytest.raises(InvalidEventError):
-            RedisStream(**wrong).validate()  # type: ignore[arg-type]
+            RedisStream(**wrong).validate()
