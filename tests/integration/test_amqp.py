@@ -263,6 +263,7 @@ def test_wrong_declarations(wrong: dict[str, Any]) -> None:
 
 async def test_broker_that_is_killed_and_started(broker: RabbitMq, caplog: pytest.LogCaptureFixture) -> None:
     """The shared one: what was in its durable queue is there again, and the group goes on by itself."""
+    caplog.set_level(logging.INFO)
     source = a_queue(expires=None)
     hub = Hub(opening_of(amqp_connection(broker.port)).connection)
     async with hub.subscribe("group", [Interest("x", source, count=2)]) as group:
@@ -272,6 +273,7 @@ async def test_broker_that_is_killed_and_started(broker: RabbitMq, caplog: pytes
         await anyio.to_thread.run_sync(broker.kill)
         await until_told(caplog, "the connection failed")
         await anyio.to_thread.run_sync(broker.start)
+        await until_told(caplog, "connected again", logging.INFO)  # pauses have grown while it started
         await send(broker, source.queue, b"after")
         assert [one.message.body for one in await take(group)] == [b"after"]
         group.over = True
