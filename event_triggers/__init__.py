@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from event_triggers.marker import EventJoin, EventMarker
     from event_triggers.message import Message
     from event_triggers.sensor import ArrivedMessage, EventGroupSensor
+    from event_triggers.sources.amqp import AmqpQueue
     from event_triggers.sources.assets import AssetEvents
     from event_triggers.sources.base import Source, Stream
     from event_triggers.sources.kafka import KafkaTopic
     from event_triggers.sources.mqtt import MqttTopic
+    from event_triggers.sources.nats import NatsSubject
+    from event_triggers.sources.redis import RedisStream
     from event_triggers.sources.sqs import SqsQueue
     from event_triggers.sources.webhook import Webhook
     from event_triggers.trigger import EventGroupTrigger
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AmqpQueue",
     "ArrivedMessage",
     "AssetEvents",
     "Event",
@@ -37,6 +41,8 @@ __all__ = [
     "KafkaTopic",
     "Message",
     "MqttTopic",
+    "NatsSubject",
+    "RedisStream",
     "Source",
     "SqsQueue",
     "Stream",
@@ -45,6 +51,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AmqpQueue": "sources.amqp",
     "ArrivedMessage": "sensor",
     "AssetEvents": "sources.assets",
     "Event": "event",
@@ -58,6 +65,8 @@ _HOMES = {
     "KafkaTopic": "sources.kafka",
     "Message": "message",
     "MqttTopic": "sources.mqtt",
+    "NatsSubject": "sources.nats",
+    "RedisStream": "sources.redis",
     "Source": "sources.base",
     "SqsQueue": "sources.sqs",
     "Stream": "sources.base",

@@ -6,6 +6,7 @@ from typing import Any
 
 from event_triggers import __version__
 from event_triggers.hooks import webhook_form
+from event_triggers.hooks.broker_forms import AMQP_BEHAVIOUR, AMQP_FIELDS, NATS_BEHAVIOUR, NATS_FIELDS
 from event_triggers.hooks.mqtt_form import BEHAVIOUR, FIELDS
 
 __all__ = ["get_provider_info"]
@@ -32,6 +33,20 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "event_triggers.hooks.webhook.WebhookHook",
                 "conn-fields": webhook_form.FIELDS,
                 "ui-field-behaviour": webhook_form.BEHAVIOUR,
+            },
+            {
+                "connection-type": "amqp",
+                "hook-name": "AMQP (RabbitMQ)",
+                "hook-class-name": "event_triggers.hooks.amqp.AmqpHook",
+                "conn-fields": AMQP_FIELDS,
+                "ui-field-behaviour": AMQP_BEHAVIOUR,
+            },
+            {
+                "connection-type": "nats",
+                "hook-name": "NATS",
+                "hook-class-name": "event_triggers.hooks.nats.NatsHook",
+                "conn-fields": NATS_FIELDS,
+                "ui-field-behaviour": NATS_BEHAVIOUR,
             },
         ],
         "config": {"event_triggers": {"description": "Options of event_triggers.", "options": _options()}},

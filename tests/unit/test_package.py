@@ -30,6 +30,11 @@ SDKS = {
     "botocore": "sqs",
     "aiomqtt": "mqtt",
     "paho": "mqtt",
+    "aio_pika": "amqp",
+    "aiormq": "amqp",
+    "redis": "redis",
+    "nats": "nats",
+    "nkeys": "nats",
 }
 """The kind of source that each broker's client library belongs to."""
 
@@ -78,7 +83,7 @@ def test_the_distribution_says_the_same_as_the_package() -> None:
     except metadata.PackageNotFoundError:
         missing("the package is not installed, so it has no metadata (pip install -e .)")
     assert about["Version"] == event_triggers.__version__
-    assert {"all", "dev", "kafka", "mqtt", "sqs"} <= set(about.get_all("Provides-Extra") or ())
+    assert {"all", "amqp", "dev", "kafka", "mqtt", "nats", "redis", "sqs"} <= set(about.get_all("Provides-Extra") or ())
     assert (ROOT / "py.typed").is_file()
 
 
