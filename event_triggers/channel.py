@@ -165,6 +165,7 @@ class Channel:
     async def _linger(self) -> None:
         while True:
             await self._owed.changed()
+            self._wanted.set()
             if not self._members and not self._owed.lingers:
                 self._on_over(self)
 

@@ -192,7 +192,7 @@ class Fanout:
         accepted = outcome is Outcome.ACCEPTED
         if accepted:
             _remember(self._acknowledged, message.id)
-            self.owed.add([message.id])
+            self.owed.add([message.id], being_told=True)
 
         def done(told: bool) -> None:
             self._release(handout)

@@ -48,14 +48,19 @@ class Owed:
         """Copies come within so many seconds; the longest time that any source gives holds."""
         self._within = max(self._within, seconds)
 
-    def add(self, identities: Iterable[str]) -> None:
-        """These are recorded, and the broker may not know."""
+    def add(self, identities: Iterable[str], *, being_told: bool = False) -> None:
+        """These are recorded, and the broker may not know.
+
+        :param being_told: it is just being told, so no copy is to be looked for yet.
+        """
         if not self._within:
             return
         until = self._clock.monotonic() + self._within
         for identity in identities:
             self._until.pop(identity, None)
             self._until[identity] = until
+        if not being_told:
+            self._changed.set()
         while len(self._until) > MOST_OWED:
             self.told(next(iter(self._until)))
 
@@ -95,7 +100,7 @@ class Owed:
         return bool(self._left)
 
     async def changed(self) -> None:
-        """Wait until something is told or left, or the time for all that is left is up."""
+        """Wait until something is added, told or left, or the time for all that is left is up."""
         self._changed.clear()
         if not self.lingers:
             await self._changed.wait()

@@ -113,6 +113,23 @@ async def test_time_in_which_the_queue_was_read_counts(kit: Kit) -> None:
     assert kit.hub.statistics().channels == ()
 
 
+async def test_a_copy_is_acknowledged_while_the_group_waits_for_something_else(kit: Kit) -> None:
+    """The queue was not asked for more when the message was recorded; it must be again, over a new connection, too."""
+    kit.broker.fail_next_settle(StreamError("no"), times=MOST_TRIES)
+    async with kit.group(want(COMES_AGAIN), want(MemoryQueue("other"))) as group:
+        kit.publish(1, to=QUEUE)
+        (delivery,) = await kit.received(group, 1)
+        await idle()
+        delivery.accept()
+        for _ in range(MOST_TRIES):
+            await kit.later(10)
+        assert kit.outcomes() == []
+        kit.broker.redeliver("queue", in_flight=True)
+        await idle()
+        assert kit.outcomes() == [(1, ACCEPTED)]
+        group.over = True
+
+
 async def test_a_group_that_only_moves_leaves_nothing_behind(kit: Kit) -> None:
     async with kit.group(want(COMES_AGAIN, count=1, recorded=frozenset({"queue:0@7"}))):
         kit.publish(1, to=QUEUE)
