@@ -27,6 +27,7 @@ from event_triggers.airflow_api import AirflowApi, path_of
 from event_triggers.airflow_series import FACTS_KEY, PAYLOAD_KEY, Series
 from event_triggers.clock import Clock
 from event_triggers.errors import AirflowApiError
+from event_triggers.flag import Flag
 from event_triggers.ledger import Arrival, Book, GroupRef, Received, as_text, facts_of, held_by, merged, over_round
 from event_triggers.marking import Mark, MarkingLine
 from event_triggers.notes import place_note
@@ -87,16 +88,25 @@ class AirflowBook(Book):
         self._desk = desk
         self._group = group
         self._tell = tell
-        self.keys = {e: MarkerKey(group.dag_id, group.run_id, task, group.map_index) for e, task in markers.items()}
+        self._markers = markers
         self._states: dict[str, str] = {}
         self._rounds: dict[str, str] = {}
         self._begun: set[str] = set()
         """Events whose XComs exist."""
         self._series: dict[str, Series] = {}
         self._news: dict[str, str] = {}
-        self._changed = asyncio.Event()
+        self._changed = Flag()
         self._said: set[object] = set()
         self._troubles: dict[object, str] = {}
+
+    @property
+    def keys(self) -> dict[str, MarkerKey]:
+        """Each event's marker. Made when asked for: they are seldom needed, and take as much memory as the rest."""
+        group = self._group
+        return {
+            event: MarkerKey(group.dag_id, group.run_id, task_id, group.map_index)
+            for event, task_id in self._markers.items()
+        }
 
     @property
     def trouble(self) -> str | None:

@@ -9,11 +9,11 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from event_triggers.clock import Clock, parse_datetime
 from event_triggers.event import load_callable
+from event_triggers.flag import Flag
 from event_triggers.ledger import Arrival, Book, Received, payload_of
 from event_triggers.message import Message
 from event_triggers.notes import note_of
@@ -27,6 +27,7 @@ __all__ = ["Recorder"]
 log = plain_logger(__name__)
 
 _UNLIMITED = 2**31
+_NONE: frozenset[str] = frozenset()
 
 
 class Recorder:
@@ -58,7 +59,7 @@ class Recorder:
         self._timezone = timezone
         self._known: set[str] = set()
         """The ids of recorded messages of which the hub knows."""
-        self._recorded = asyncio.Event()
+        self._recorded = Flag()
         self.busy = False
         """Whether messages are being taken in."""
 
@@ -88,7 +89,7 @@ class Recorder:
                     count=_UNLIMITED if self.unlimited and not one.done else one.missing,
                     since=since_of(one.event, self._timezone),
                     until=None if one.event.until is None else parse_datetime(one.event.until),
-                    recorded=frozenset(received.id for received in one.received) if one.received else frozenset(),
+                    recorded=frozenset(received.id for received in one.received) if one.received else _NONE,
                     recalled=recalled(one),
                 )
             )
