@@ -57,7 +57,7 @@ class InterestIndex:
         """The entries that want this message, as far as data can tell."""
         found = [] if self._patterns.empty else self._patterns.matching(message)
         if self._everything:
-            found += self._everything
+            found = [*self._everything, *found]
         return [entry for entry in found if _wants(entry, message)] if found else found
 
     async def agreeing(self, message: Message, callables: Callables) -> list[Entry]:

@@ -104,15 +104,15 @@ async def test_memory_of_a_waiting_group() -> None:
 @pytest.mark.parametrize(
     "pattern",
     [
-        pytest.param(lambda n: {"table": [f"t_{n}"], "day": ["a day"]}, id="exact"),
-        pytest.param(lambda n: {"table": [f"t_{n}"], "rows": [{"numeric": [">", n]}]}, id="exact and numeric"),
-        pytest.param(lambda n: {"day": ["a day"], "table": [{"prefix": f"t_{n}_"}]}, id="prefix"),
+        pytest.param(lambda n: {"table": [f"t_{n:05}_x"], "day": ["a day"]}, id="exact"),
+        pytest.param(lambda n: {"table": [f"t_{n:05}_x"], "rows": [{"numeric": ["<", n]}]}, id="exact and numeric"),
+        pytest.param(lambda n: {"day": ["a day"], "table": [{"prefix": f"t_{n:05}_"}]}, id="prefix"),
     ],
 )
 async def test_looking_up_does_not_depend_on_how_many_patterns_there_are(
     pattern: Callable[[int], dict[str, Any]],
 ) -> None:
-    document = {"table": "t_3_x", "day": "a day", "rows": 1}
+    document = {"table": "t_00003_x", "day": "a day", "rows": 1}
 
     def calls(count: int) -> int:
         index: PatternIndex[int] = PatternIndex()
