@@ -91,12 +91,12 @@ class AirflowBook(Book):
         self._markers = markers
         self._states: dict[str, str] = {}
         self._rounds: dict[str, str] = {}
-        self._begun: set[str] = set()
+        self._begun: dict[str, None] = {}
         """Events whose XComs exist."""
         self._series: dict[str, Series] = {}
         self._news: dict[str, str] = {}
         self._changed = Flag()
-        self._said: set[object] = set()
+        self._said: dict[object, None] = {}
         self._troubles: dict[object, str] = {}
 
     @property
@@ -159,7 +159,7 @@ class AirflowBook(Book):
             lambda: Series(self._desk.xcoms, self.keys[event], round_=round_, wanted=0).open()
         )
         if series.exists:
-            self._begun.add(event)
+            self._begun[event] = None
         return series.held
 
     async def sensor_state(self) -> str | None:
@@ -214,7 +214,7 @@ class AirflowBook(Book):
             if held or not now:
                 return held
             await self._fit(event, now[0], partial(self._replace_payload, key))
-        self._begun.add(event)
+        self._begun[event] = None
         facts = facts_of(now, arrival.wanted, round_)
         if not await xcoms.create(key, FACTS_KEY, facts):
             await xcoms.replace(key, FACTS_KEY, facts)
@@ -341,7 +341,7 @@ class AirflowBook(Book):
     def _say(self, text: str, about: object = None, *, level: int = logging.ERROR) -> None:
         about = text if about is None else about
         if about not in self._said:
-            self._said.add(about)
+            self._said[about] = None
             self._tell(level, text)
 
 
