@@ -16,7 +16,7 @@ TESTS_OLDEST ?= tests/airflow
 BIN := $(VENV)/bin
 export PYTHON KEEP
 
-.PHONY: help venv demo test test-oldest chaos bench-matching lint format docs constraints clean
+.PHONY: help venv demo test test-oldest chaos bench-matching bench-hub lint format docs constraints clean
 
 help: ## Show the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -47,6 +47,9 @@ chaos: $(VENV)/.made ## Break things for half an hour while messages flow, and c
 
 bench-matching: $(VENV)/.made ## Measure what finding the patterns of a message costs, against targets
 	@exec $(BIN)/python -m benchmarks.bench_matching
+
+bench-hub: $(VENV)/.made ## Measure what a message and a waiting group cost in the triggerer, against targets
+	@exec $(BIN)/python -m benchmarks.hub
 
 # Ruff's rules S are bandit's; bandit itself finds nothing beyond them.
 lint: $(VENV)/.made ## Check style, security, types, who imports whom, and known vulnerabilities (skipped without a network)

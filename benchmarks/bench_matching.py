@@ -16,10 +16,11 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
+from benchmarks.targets import Target
 from event_triggers.matching import PatternIndex, matches
 
 __all__ = ["main"]
@@ -32,27 +33,6 @@ CHANGES = 3_000
 
 decode = msgspec.json.Decoder().decode
 Index = PatternIndex[int]
-
-
-class Target(NamedTuple):
-    """One line of the report."""
-
-    what: str
-    value: float
-    limit: float
-    unit: str = "times"
-    at_least: bool = False
-
-    @property
-    def met(self) -> bool:
-        """Whether the target is reached."""
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
-
-    def __str__(self) -> str:
-        sign = "at least" if self.at_least else "at most"
-        return (
-            f"{'ok    ' if self.met else 'MISSED'} {self.value:9.2f} {self.unit:6} ({sign} {self.limit:g})  {self.what}"
-        )
 
 
 def pattern(number: int) -> dict[str, Any]:

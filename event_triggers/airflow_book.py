@@ -27,6 +27,7 @@ from event_triggers.airflow_api import AirflowApi, path_of
 from event_triggers.airflow_series import FACTS_KEY, PAYLOAD_KEY, Series
 from event_triggers.clock import Clock
 from event_triggers.errors import AirflowApiError
+from event_triggers.flag import Flag
 from event_triggers.ledger import Arrival, Book, GroupRef, Received, as_text, facts_of, held_by, merged, over_round
 from event_triggers.marking import Mark, MarkingLine
 from event_triggers.notes import place_note
@@ -87,16 +88,25 @@ class AirflowBook(Book):
         self._desk = desk
         self._group = group
         self._tell = tell
-        self.keys = {e: MarkerKey(group.dag_id, group.run_id, task, group.map_index) for e, task in markers.items()}
+        self._markers = markers
         self._states: dict[str, str] = {}
         self._rounds: dict[str, str] = {}
-        self._begun: set[str] = set()
+        self._begun: dict[str, None] = {}
         """Events whose XComs exist."""
         self._series: dict[str, Series] = {}
         self._news: dict[str, str] = {}
-        self._changed = asyncio.Event()
-        self._said: set[object] = set()
+        self._changed = Flag()
+        self._said: dict[object, None] = {}
         self._troubles: dict[object, str] = {}
+
+    @property
+    def keys(self) -> dict[str, MarkerKey]:
+        """Each event's marker. Made when asked for: they are seldom needed, and take as much memory as the rest."""
+        group = self._group
+        return {
+            event: MarkerKey(group.dag_id, group.run_id, task_id, group.map_index)
+            for event, task_id in self._markers.items()
+        }
 
     @property
     def trouble(self) -> str | None:
@@ -149,7 +159,7 @@ class AirflowBook(Book):
             lambda: Series(self._desk.xcoms, self.keys[event], round_=round_, wanted=0).open()
         )
         if series.exists:
-            self._begun.add(event)
+            self._begun[event] = None
         return series.held
 
     async def sensor_state(self) -> str | None:
@@ -204,7 +214,7 @@ class AirflowBook(Book):
             if held or not now:
                 return held
             await self._fit(event, now[0], partial(self._replace_payload, key))
-        self._begun.add(event)
+        self._begun[event] = None
         facts = facts_of(now, arrival.wanted, round_)
         if not await xcoms.create(key, FACTS_KEY, facts):
             await xcoms.replace(key, FACTS_KEY, facts)
@@ -331,7 +341,7 @@ class AirflowBook(Book):
     def _say(self, text: str, about: object = None, *, level: int = logging.ERROR) -> None:
         about = text if about is None else about
         if about not in self._said:
-            self._said.add(about)
+            self._said[about] = None
             self._tell(level, text)
 
 

@@ -195,6 +195,8 @@ class _Session:
                 self._together = False
             await self._look_apart()
             return
+        if not rows:
+            return  # as nearly always: no need to go through thousands of books
         states = {(r["dag_id"], r["dag_run_id"], r["task_id"], r["map_index"]): r["state"] for r in rows}
         for book in list(self._books):
             book.changed({event: states[key] for event, key in book.keys.items() if key in states})

@@ -8,7 +8,7 @@ Flow::
 
 Invariants, which hold at every ``await``:
 
-* :attr:`Channel._position` (logs) is exactly what has been dispatched: everything before it was offered to the
+* :attr:`Channel._place` (logs) is exactly what has been dispatched: everything before it was offered to the
   entries in the index then, nothing behind it was. A broken stream is opened again from there, so nothing is lost or
   comes twice.
 * An entry of a log is put into the index in the same step in which the position is read. So what it missed is exactly
@@ -31,7 +31,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,8 +43,8 @@ from event_triggers.connecting import batches_of, next_batch, opened, pause, roo
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
-from event_triggers.message import Message
 from event_triggers.misses import Miss
+from event_triggers.place import Place
 from event_triggers.replay import Replays, Round, now_live, since_of, tell_lost
 from event_triggers.sources.base import LogStream, Opening, Source, Stream
 from event_triggers.statistics import ChannelStatistics
@@ -92,7 +92,7 @@ class Channel:
         self._owed = self._fanout.owed
         self.hold, self.know, self.repaid = self._fanout.hold, self._fanout.know, self._owed.repaid
         self._replays = Replays(source, opening, self._fanout, self._fail)
-        self._position: dict[str, Any] | None = None
+        self._place = Place()
         self._joining: list[Entry] = []
         self._watching = Watching(source)
         self._requests = asyncio.Event()
@@ -108,9 +108,10 @@ class Channel:
 
     def add(self, subscription: Subscription, interest: Interest) -> None:
         """Deliver what ``interest`` asks for, from ``since`` on."""
-        entry = Entry(subscription, interest)
+        entry = Entry(subscription, interest, self)
         self._members.setdefault(subscription, []).append(entry)
-        subscription.entries.append((self, entry))
+        subscription.entries.append(entry)
+        self._watching.join([entry])
         if not self.source.replayable:
             self._owed.expect_within(interest.source.redelivery)
             self._fanout.know(interest.recorded, interest.recalled)
@@ -130,6 +131,7 @@ class Channel:
     def remove(self, subscription: Subscription, answer: Answer) -> None:
         """Take a group out, and answer for what it leaves open."""
         entries = self._members.pop(subscription, [])
+        self._watching.leave(entries)
         for entry in entries:
             entry.remaining = 0
             self._forget(entry)
@@ -151,7 +153,7 @@ class Channel:
             return
         if any(entry.remaining > 0 for entry in entries) or subscription.owes(self):
             return
-        del self._members[subscription]
+        self._watching.leave(self._members.pop(subscription))
         self._after_leaving()
 
     def _after_leaving(self) -> None:
@@ -181,7 +183,8 @@ class Channel:
 
     def _satisfied(self, entry: Entry) -> None:
         self._forget(entry)
-        self._requests.set()
+        if not self.source.replayable:
+            self._requests.set()
 
     @property
     def has_groups(self) -> bool:
@@ -268,14 +271,13 @@ class Channel:
                 await pause(self.source, self._clock, backoff, cause, self.tell)
 
     async def _connect(self, backoff: Backoff) -> None:
-        start = None if self._position is None else dict(self._position)
-        async with opened(self.source, replace(self._opening, start=start)) as stream:
+        async with opened(self.source, replace(self._opening, start=self._place.start)) as stream:
             self._opened += 1
             self._watching.begin()
-            await self._watching.serve(stream, self._entries(), self._joining)
+            await self._watching.serve(stream, self._entries, self._joining)
             log_stream = self._as_log(stream)
-            if log_stream is not None and self._position is None:
-                self._position = dict(log_stream.position())
+            if log_stream is not None and self._place.offsets is None:
+                self._place.offsets = dict(log_stream.position())
             self.connected = True
             self._owed.connected()
             if backoff.attempts:
@@ -302,7 +304,7 @@ class Channel:
             # Taken before the sources are watched, so that no entry joins whose source is not.
             joining, self._joining = self._joining, []
             try:
-                await self._watching.serve(stream, self._entries(), joining)
+                await self._watching.serve(stream, self._entries, joining)
                 log_stream = self._as_log(stream)
                 if log_stream is None:
                     self._catch_up(joining)
@@ -343,7 +345,7 @@ class Channel:
             # From here to the end of this turn nothing is awaited: see the invariant of the position. Meanwhile some
             # may have gone.
             entries = [entry for entry in entries if entry.remaining > 0]
-            now = {**stream.position(), **(self._position or {})}
+            now = {**stream.position(), **(self._place.offsets or {})}
             target = {p: now[p] for p, offset in start.items() if p in now and offset < now[p]}
             past = Round({**now, **{p: start[p] for p in target}}, target)
             for entry in entries:
@@ -359,39 +361,35 @@ class Channel:
     # ------------------------------------------------------------------ messages
 
     async def _read(self, stream: Stream, backoff: Backoff) -> None:
-        log_stream = self._as_log(stream)
         async with batches_of(stream) as batches:
             while True:
                 await self._wait_until_wanted()
                 batch = deque(await next_batch(batches, self.source))
-                if self._position is not None:
-                    # The stream is past the beginning of a new partition before anything of it is dispatched.
-                    for message in batch:
-                        self._position.setdefault(message.partition, message.offset)
+                self._place.meet(batch)
                 backoff.reset()
                 try:
                     while batch:
-                        await self._dispatch(batch[0], log_stream)
+                        agreed: Sequence[Entry] = ()
+                        if self._index.asks:
+                            self._place.move(stream)
+                            agreed = await self._fanout.ask(batch[0], self._index)
+                        if not self._members and not self._owed.lingers:
+                            # Nobody is left to want it: it is given back when the channel closes.
+                            self._place.move(stream)
+                            await anyio.sleep_forever()
+                        self._messages += 1
+                        self._place.passed(batch[0])
+                        self._fanout.dispatch(batch[0], self._index, agreed, live=True)
                         batch.popleft()
-                        await self._fanout.load.room()
+                        if self._fanout.load.tight():
+                            self._place.move(stream)
+                            await self._fanout.load.room()
                 finally:
+                    self._place.move(stream)
                     self._fanout.give_back(batch)
-                if log_stream is not None:
-                    self._position = dict(log_stream.position())
+                self._place.take_over(stream)
                 # A stream whose next batch is ready at once must not keep the loop for itself.
                 await asyncio.sleep(0)
-
-    async def _dispatch(self, message: Message, log_stream: LogStream | None) -> None:
-        agreed = await self._fanout.ask(message, self._index)
-        if not self._members and not self._owed.lingers:
-            # The last group has left, so that nobody is here to want it: it is given back when the channel closes.
-            await anyio.sleep_forever()
-        # From here on nothing is awaited: see the invariant of the position.
-        self._messages += 1
-        if log_stream is not None:
-            assert self._position is not None  # noqa: S101 - set before anything is read
-            self._position[message.partition] = log_stream.after(message)
-        self._fanout.dispatch(message, self._index, agreed, live=True)
 
     async def _wait_until_wanted(self) -> None:
         """A queue is not asked for messages while nobody here wants any: others may. It is asked for copies."""

@@ -173,7 +173,7 @@ class Chooser(Recorder):
         while chosen := self._selection.choose():
             await self._store({name: [one.item.received for one in messages] for name, messages in chosen.items()})
             for messages in chosen.values():
-                self._known.update(candidate.id for candidate in messages)
+                self._known |= dict.fromkeys(candidate.id for candidate in messages)
                 for candidate in messages:
                     self._answer(candidate)
 

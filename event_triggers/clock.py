@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from typing import Protocol
 
 import anyio
 
-__all__ = ["Clock", "SystemClock", "move_on_after", "parse_datetime"]
+__all__ = ["Clock", "SystemClock", "Timer", "move_on_after", "parse_datetime"]
+
+
+class Timer(Protocol):
+    """A call that is still to come."""
+
+    def cancel(self) -> None:
+        """Do not call; nothing happens when it has been."""
 
 
 class Clock(Protocol):
@@ -26,6 +33,12 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Return after ``seconds``; zero or less yields to the loop once."""
 
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
+        """Call this after ``seconds``, or soon when that is zero or less.
+
+        It takes a fraction of the memory of a task that sleeps, which counts where thousands wait.
+        """
+
 
 class SystemClock:
     """The machine's own clock."""
@@ -38,6 +51,9 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(seconds, 0))
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
+        return asyncio.get_running_loop().call_later(max(seconds, 0), call)
 
 
 def parse_datetime(value: str | datetime) -> datetime:
@@ -57,12 +73,9 @@ def parse_datetime(value: str | datetime) -> datetime:
 @asynccontextmanager
 async def move_on_after(clock: Clock, seconds: float) -> AsyncIterator[None]:
     """Cancel what is done inside, silently, when it takes longer than ``seconds`` of this clock."""
-    async with anyio.create_task_group() as group:
-
-        async def expire() -> None:
-            await clock.sleep(seconds)
-            group.cancel_scope.cancel()
-
-        group.start_soon(expire, name=f"event_triggers: within {seconds:.0f} s")
-        yield
-        group.cancel_scope.cancel()
+    with anyio.CancelScope() as scope:
+        timer = clock.call_later(seconds, scope.cancel)
+        try:
+            yield
+        finally:
+            timer.cancel()

@@ -22,6 +22,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import NoReturn
 
 from event_triggers.condition_parts import WORDS, Part, holds, make_parts, names_of, rest_of, written
@@ -63,7 +64,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str, events: Mapping[str, bool]) -> Condition:
-        """Read a condition.
+        """Read a condition. The same one over the same events, as in each run of a DAG, is read once.
 
         :param text: see the module.
         :param events: the group's events in their order, each with whether it is required.
@@ -72,6 +73,12 @@ class Condition:
         """
         if not isinstance(text, str):
             raise InvalidEventError(f"condition must be a string such as 'all' or 'a or b', got {text!r}")
+        return cls._parse(text, tuple(events.items()))
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def _parse(cls, text: str, declared: tuple[tuple[str, bool], ...]) -> Condition:
+        events = dict(declared)
         required = tuple(name for name, needed in events.items() if needed)
         if not required:
             raise InvalidEventError(

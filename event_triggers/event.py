@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,7 +13,7 @@ from typing import Any
 
 from event_triggers.clock import parse_datetime
 from event_triggers.errors import InvalidEventError
-from event_triggers.matching import check_pattern
+from event_triggers.matching import PackedPattern, check_pattern
 from event_triggers.message import Message
 from event_triggers.sources.base import Source, load_source
 from event_triggers.timing import check_cron, check_valid_for, seconds_of
@@ -22,7 +23,7 @@ __all__ = ["Event", "MatchCallable", "check_moment", "check_path", "dotted_path"
 MatchCallable = Callable[[Message], bool]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Event:
     """One awaited event of a group.
 
@@ -126,7 +127,7 @@ class Event:
         """The declaration as JSON-compatible data (values still to be resolved by Airflow stay as they are)."""
         data = {
             "source": self.source.serialize(),
-            "match": self.match,
+            "match": dict(self.match) if isinstance(self.match, PackedPattern) else self.match,
             "count": self.count,
             "since": _plain(self.since),
         }
@@ -145,9 +146,9 @@ class Event:
         """
         return cls(
             source=load_source(data["source"]),
-            match=data.get("match"),
+            match=_packed(data.get("match")),
             count=data.get("count", 1),
-            since=data.get("since") or None,
+            since=_one_of_equal(data.get("since") or None),
             **{name: data[name] for name in _SELDOM if data.get(name) is not None},
         )
 
@@ -175,6 +176,19 @@ _SELDOM: Mapping[str, Any] = {
     "valid_for": None,
     "correlate": None,
 }
+
+
+def _packed(match: Any) -> Any:
+    """A pattern as small as it can be: a triggerer holds thousands."""
+    try:
+        return PackedPattern(match) if isinstance(match, dict) else match
+    except (TypeError, ValueError):
+        return match  # whoever checks it says what is wrong
+
+
+def _one_of_equal(since: Any) -> Any:
+    """All events of a run, and more, have the same moment."""
+    return sys.intern(since) if type(since) is str else since
 
 
 def _plain(value: Any) -> Any:

@@ -98,7 +98,8 @@ class Fanout:
             return
         index.seen += message.attempt <= 1
         self.misses.saw(message)
-        if self.hand_out(message, [*index.matching(message), *agreed], live=live):
+        wanting = index.matching(message)
+        if (wanting or agreed) and self.hand_out(message, [*wanting, *agreed], live=live):
             return
         unreadable = index.unreadable(message)
         if unreadable:

@@ -27,6 +27,8 @@ class InterestIndex:
         self._patterns: PatternIndex[Entry] = PatternIndex()
         self._everything: dict[Entry, None] = {}
         self._callables: dict[Entry, MatchCallable] = {}
+        self.asks = False
+        """Whether there are callables, so that :meth:`agreeing` may have something to say."""
         for entry in entries:
             self.add(entry)
 
@@ -37,6 +39,7 @@ class InterestIndex:
         """Look for this entry's messages from now on."""
         if entry.interest.accepts is not None:
             self._callables[entry] = entry.interest.accepts
+            self.asks = True
         elif entry.interest.pattern is not None:
             self._patterns.add(entry.interest.pattern, entry)
         else:
@@ -46,15 +49,16 @@ class InterestIndex:
         """Stop looking; nothing happens when the entry is not here."""
         self._everything.pop(entry, None)
         self._callables.pop(entry, None)
+        self.asks = bool(self._callables)
         if entry in self._patterns:
             self._patterns.remove(entry)
 
     def matching(self, message: Message) -> list[Entry]:
         """The entries that want this message, as far as data can tell."""
-        found = list(self._everything)
-        if self._patterns:
-            found += self._patterns.matching(message)
-        return [entry for entry in found if _wants(entry, message)]
+        found = [] if self._patterns.empty else self._patterns.matching(message)
+        if self._everything:
+            found = [*self._everything, *found]
+        return [entry for entry in found if _wants(entry, message)] if found else found
 
     async def agreeing(self, message: Message, callables: Callables) -> list[Entry]:
         """The entries whose callables want this message.
@@ -78,7 +82,7 @@ class InterestIndex:
 
     def unreadable(self, message: Message) -> bool:
         """Whether an entry here would have to look into this body and cannot."""
-        if not self._patterns or message.body is None or message.document is not UNDECODABLE:
+        if self._patterns.empty or message.body is None or message.document is not UNDECODABLE:
             return False
         return any(_wants(entry, message) for entry in self._patterns.hinging_on_body(message))
 

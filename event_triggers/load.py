@@ -46,6 +46,12 @@ class Load:
         self.bytes -= len(message.body or b"")
         self._room.set()
 
+    def tight(self) -> bool:
+        """Whether :meth:`room` has something to do now."""
+        if self.messages >= MOST_UNANSWERED or self.bytes >= MOST_UNANSWERED_BYTES:
+            return True
+        return self._loop.time() - self._since > LONGEST_HOLD
+
     async def room(self) -> None:
         """Wait until there is room for more, and let others run if that was long ago."""
         while self.messages >= MOST_UNANSWERED or self.bytes >= MOST_UNANSWERED_BYTES:

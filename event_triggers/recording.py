@@ -9,11 +9,11 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from event_triggers.clock import Clock, parse_datetime
 from event_triggers.event import load_callable
+from event_triggers.flag import Flag
 from event_triggers.ledger import Arrival, Book, Received, payload_of
 from event_triggers.message import Message
 from event_triggers.notes import note_of
@@ -27,6 +27,7 @@ __all__ = ["Recorder"]
 log = plain_logger(__name__)
 
 _UNLIMITED = 2**31
+_NONE: frozenset[str] = frozenset()
 
 
 class Recorder:
@@ -56,9 +57,9 @@ class Recorder:
         self._too_late = too_late
         self._payload_limit = payload_limit
         self._timezone = timezone
-        self._known: set[str] = set()
+        self._known: dict[str, None] = {}
         """The ids of recorded messages of which the hub knows."""
-        self._recorded = asyncio.Event()
+        self._recorded = Flag()
         self.busy = False
         """Whether messages are being taken in."""
 
@@ -75,7 +76,7 @@ class Recorder:
         interests = []
         for one in self._progress:
             source, match = one.event.source, one.event.match
-            self._known.update(received.id for received in one.received)
+            self._known |= dict.fromkeys(received.id for received in one.received)
             if one.done and (source.replayable or not one.received):
                 continue
             interests.append(
@@ -88,7 +89,7 @@ class Recorder:
                     count=_UNLIMITED if self.unlimited and not one.done else one.missing,
                     since=since_of(one.event, self._timezone),
                     until=None if one.event.until is None else parse_datetime(one.event.until),
-                    recorded=frozenset(received.id for received in one.received) if one.received else frozenset(),
+                    recorded=frozenset(received.id for received in one.received) if one.received else _NONE,
                     recalled=recalled(one),
                 )
             )
@@ -124,7 +125,7 @@ class Recorder:
                     messages.append(self._received(delivery.message, self._progress[name], number, received_at))
         if new:
             await self._store(new)
-            self._known.update(delivery.message.id for delivery in deliveries)
+            self._known |= dict.fromkeys(delivery.message.id for delivery in deliveries)
             for name in new:
                 self._tell_of_others(name, subscription)
         for delivery in deliveries:
@@ -137,9 +138,9 @@ class Recorder:
     def _tell_of_others(self, name: str, subscription: Subscription) -> None:
         """What another wait of this group has recorded for an event may be unacknowledged, if that has died."""
         one = self._progress[name]
-        others = {received.id for received in one.received} - self._known
+        others = {received.id for received in one.received} - self._known.keys()
         if others:
-            self._known |= others
+            self._known |= dict.fromkeys(others)
             subscription.know(name, others, [message for message in recalled(one) if message.id in others])
 
     async def _store(self, new: Mapping[str, Sequence[Received]]) -> None:

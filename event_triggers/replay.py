@@ -107,9 +107,10 @@ class Round:
                 self._dispatching = True
                 for message in batch:
                     if self.covers(message):
-                        agreed = await fanout.ask(message, self.index)
+                        agreed = await fanout.ask(message, self.index) if self.index.asks else ()
                         fanout.dispatch(message, self.index, agreed, live=False)
-                    await fanout.load.room()
+                    if fanout.load.tight():
+                        await fanout.load.room()
                 # A batch that is not dispatched to its end comes again; entries know what they have taken.
                 self.position.update(stream.position())
                 self._dispatching = False

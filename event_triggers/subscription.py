@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +24,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from event_triggers.clock import Clock, SystemClock
+from event_triggers.flag import Flag
 from event_triggers.message import Message
 from event_triggers.sources.base import Outcome, Source
 from event_triggers.text import plain_logger
@@ -32,6 +32,8 @@ from event_triggers.text import plain_logger
 __all__ = ["Answer", "Delivery", "Entry", "Handout", "Interest", "Responder", "Subscription"]
 
 log = plain_logger(__name__)
+
+_NONE: frozenset[str] = frozenset()
 
 
 class Answer(Enum):
@@ -116,6 +118,8 @@ class Entry:
 
     subscription: Subscription
     interest: Interest
+    responder: Responder
+    """The channel that it is in."""
     remaining: int = field(init=False)
     live: bool = False
     """Whether it sees every message from now on."""
@@ -125,7 +129,7 @@ class Entry:
     """While what it missed is read, live messages are held there."""
     held: int = 0
     """How many are."""
-    seen: set[str] = field(init=False)
+    seen: frozenset[str] | set[str] = _NONE
     """Ids that were taken, or recorded before; a broker may deliver one again."""
     seen_before: int = 0
     """How many messages its channel had seen when it joined."""
@@ -136,7 +140,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         self.remaining = self.interest.count
-        self.seen = set(self.interest.recorded)
+        self.know(self.interest.recorded)
 
     def open_for(self, message: Message) -> bool:
         """Whether more is wanted, and this is none that was taken before."""
@@ -145,7 +149,14 @@ class Entry:
     def took(self, message: Message) -> None:
         """Count this message."""
         self.remaining -= 1
-        self.seen.add(message.id)
+        self.know((message.id,))
+
+    def know(self, identities: Collection[str]) -> None:
+        """Messages of these ids are not wanted any more."""
+        if identities:
+            # Most entries never see one, and an empty set of their own is larger than all the rest of them.
+            self.seen = self.seen if isinstance(self.seen, set) else set()
+            self.seen.update(identities)
 
     def admits(self, message: Message) -> bool:
         """Whether what the pattern cannot say holds too: time and routing."""
@@ -258,13 +269,13 @@ class Subscription:
     def __init__(self, group: str, clock: Clock | None = None) -> None:
         self.group = group
         self._clock = clock or SystemClock()
-        self.entries: list[tuple[Responder, Entry]] = []
+        self.entries: list[Entry] = []
         self.over = False
         """Set when the group has ended for good; what it leaves open is then declined instead of abandoned."""
-        self._inbox: deque[Delivery] = deque()
+        self._inbox: list[Delivery] = []
         self._open: dict[Delivery, None] = {}
         self._unsettled = 0
-        self._changed = asyncio.Event()
+        self._changed = Flag()
         self._error: BaseException | None = None
         # What the hub has to say belongs into this group's own task log, which Airflow finds by context variables.
         self._context = contextvars.copy_context()
@@ -279,8 +290,7 @@ class Subscription:
         :raises ConfigurationError: when one of the streams can never be opened as it is configured.
         """
         await self._wait_for(lambda: bool(self._inbox))
-        deliveries = list(self._inbox)
-        self._inbox.clear()
+        deliveries, self._inbox = self._inbox, []
         return deliveries
 
     @property
@@ -293,7 +303,7 @@ class Subscription:
 
         :raises ConfigurationError: when one of the streams can never be opened as it is configured.
         """
-        await self._wait_for(lambda: all(entry.live or entry.remaining <= 0 for _, entry in self.entries))
+        await self._wait_for(lambda: all(entry.live or entry.remaining <= 0 for entry in self.entries))
 
     async def settled(self) -> None:
         """Wait until the brokers have been told of what this group has answered, or that is given up.
@@ -307,8 +317,8 @@ class Subscription:
 
         Bound it: while a broker is away, its time stands still.
         """
-        for responder, entry in self.entries:
-            await responder.repaid(entry.seen)
+        for entry in self.entries:
+            await entry.responder.repaid(entry.seen)
 
     async def _wait_for(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -320,25 +330,25 @@ class Subscription:
     async def misses(self) -> list[str]:
         """Of each event that is still missing although messages came: what came nearest; for people."""
         texts = []
-        for responder, entry in self.entries:
+        for entry in self.entries:
             if entry.remaining > 0:
                 await asyncio.sleep(0)  # comparing takes its time, and others share the loop
-                miss = responder.miss(entry)
+                miss = entry.responder.miss(entry)
                 texts += [str(miss)] if miss.seen > miss.received else []
         return texts
 
     def know(self, event: str, recorded: Collection[str], recalled: Iterable[Message]) -> None:
         """Another wait of the same group has recorded these messages for the event, and may have died since."""
-        for responder, entry in self.entries:
+        for entry in self.entries:
             if entry.interest.name == event and not entry.interest.source.replayable:
-                entry.seen.update(recorded)
-                responder.know(recorded, recalled)
+                entry.know(recorded)
+                entry.responder.know(recorded, recalled)
 
     def drop(self, event: str) -> None:
         """This event is wanted no longer (a person marked its marker)."""
-        for responder, entry in self.entries:
+        for entry in self.entries:
             if entry.interest.name == event:
-                responder.drop(entry)
+                entry.responder.drop(entry)
 
     # For channels and the hub only.
 

@@ -12,7 +12,7 @@ harmless.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,7 @@ class EventGroupTrigger(BaseTrigger):
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
-                "events": self.events,
+                "events": dict(self.events),
                 "markers": self.markers,
                 "timeout": self.timeout,
                 "deadline": self.deadline,
@@ -123,6 +123,7 @@ class EventGroupTrigger(BaseTrigger):
         try:
             terms = Terms.deserialize(self.terms)
             events = {name: Event.deserialize(data) for name, data in self.events.items()}
+            self.events = _Declared(events)
             timeline = Timeline.of(terms, events, started, self.timeout, warned=self.warned)
             deadline = timeline.deadline
             wait = GroupWait(
@@ -194,6 +195,24 @@ class EventGroupTrigger(BaseTrigger):
                 "warned": self.warned,
             }
         )
+
+
+class _Declared(Mapping[str, Any]):
+    """Events as data, made when somebody asks: a wait has them as objects, and data take several times as much."""
+
+    __slots__ = ("_events",)
+
+    def __init__(self, events: Mapping[str, Event]) -> None:
+        self._events = events
+
+    def __getitem__(self, name: str) -> Any:
+        return self._events[name].serialize()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._events)
+
+    def __len__(self) -> int:
+        return len(self._events)
 
 
 def _say(level: int, text: str) -> None:

@@ -28,18 +28,19 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import chain, repeat
 
 import anyio
 
+from event_triggers.agenda import Agenda
 from event_triggers.choosing import Chooser
 from event_triggers.clock import Clock, move_on_after
 from event_triggers.connecting import root_cause
 from event_triggers.errors import EventTriggersError
 from event_triggers.event import Event
+from event_triggers.flag import Flag
 from event_triggers.hub import Hub
 from event_triggers.ledger import Book, GroupRef, Ledger
 from event_triggers.message import Message
@@ -107,23 +108,24 @@ class GroupWait:
         self._book: Book | None = None
         self._subscription: Subscription | None = None
         self._recorder: Recorder | None = None
-        self._caught_up = asyncio.Event()
-        self._concluded = asyncio.Event()
-        self._looking = anyio.Lock()
+        self._caught_up = Flag()
+        self._concluded = Flag()
+        self._looking = asyncio.Lock()
         """Whoever holds it sees to the end of the wait; two must not, one would end it before the other is done."""
         self._keep_sessions = False
         self._verdict: Verdict | None = None
-        self._decided = asyncio.Event()
+        self._decided = Flag()
+        self._agenda = Agenda(clock)
 
     async def run(self) -> Verdict:
         """Wait, and say how it ended. A broker or an API that is away is waited for."""
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._expire, name="event_triggers: deadline")
+                self._agenda.note(self._timeline.deadline, "deadline", self._expire)
                 if self._timeline.warn_at is not None:
-                    group.start_soon(self._warn, self._timeline.warn_at, name="event_triggers: warning")
+                    self._agenda.note(self._timeline.warn_at, "warning", self._warn)
                 group.start_soon(self._work, name="event_triggers: wait")
-                await self._decided.wait()
+                await self._agenda.keep(group)
                 group.cancel_scope.cancel()
         except Exception as error:
             cause = root_cause(error)
@@ -141,6 +143,7 @@ class GroupWait:
             self._verdict = Verdict(status, progress.outcomes(), progress.missing(), text, progress.counts())
             self._keep_sessions = progress.recording
             self._decided.set()
+            self._agenda.close()
 
     def _over_for_good(self) -> bool:
         """Whether what the brokers keep for this group can go."""
@@ -148,11 +151,7 @@ class GroupWait:
 
     # ------------------------------------------------------------------ when the time is up
 
-    async def _sleep_until(self, moment: datetime) -> None:
-        await self._clock.sleep((moment - self._clock.now()).total_seconds())
-
     async def _expire(self) -> None:
-        await self._sleep_until(self._timeline.deadline)
         await self._finish_recording()
         why = "" if self._progress.complete else await self._why_missing()
         if not self._progress.complete:
@@ -189,7 +188,6 @@ class GroupWait:
     async def _expire_event(self, name: str, book: Book, reader: Reader, subscription: Subscription) -> None:
         """Fail the marker of an event whose own time is up."""
         one, moment = self._progress[name], self._timeline.events[name]
-        await self._sleep_until(moment)
         await self._finish_recording()
         while one.recording:
             await self._next_recorded()
@@ -201,8 +199,7 @@ class GroupWait:
         await book.end(name, "failed", f"has not come by {until}")
         await self._over(book, reader, subscription)
 
-    async def _warn(self, moment: datetime) -> None:
-        await self._sleep_until(moment)
+    async def _warn(self) -> None:
         while self._progress.recording:
             await self._next_recorded()
         if not self._progress.complete:
@@ -236,10 +233,9 @@ class GroupWait:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._follow_marks, book, reader, subscription, name="event_triggers: marks")
                         group.start_soon(self._catch_up, subscription, name="event_triggers: catch up")
-                        group.start_soon(self._tell_misses, subscription, name="event_triggers: near misses")
-                        for event in self._timeline.events:
+                        for event, moment in self._timeline.events.items():
                             expire = partial(self._expire_event, event, book, reader, subscription)
-                            group.start_soon(expire, name=f"event_triggers: time of {event}")
+                            self._agenda.note(moment, f"time of {event}", expire)
                         await self._receive(book, reader, subscription)
                         group.cancel_scope.cancel()
                 finally:
@@ -270,14 +266,15 @@ class GroupWait:
         await subscription.live()
         self._caught_up.set()
         log.info("every source is connected, and nothing that is sent from now on is missed")
+        self._note_misses(subscription, chain(_TELL_AFTER, repeat(_TELL_AFTER[-1])))
 
-    async def _tell_misses(self, subscription: Subscription) -> None:
-        """Say now and then which messages came nearest to what is still missing."""
-        await self._caught_up.wait()
-        for pause in chain(_TELL_AFTER, repeat(_TELL_AFTER[-1])):
-            await self._clock.sleep(pause)
+    def _note_misses(self, subscription: Subscription, pauses: Iterator[float]) -> None:
+        async def tell() -> None:
             for text in await subscription.misses():
                 log.info("%s", text)
+            self._note_misses(subscription, pauses)
+
+        self._agenda.note(next(pauses), "near misses", tell)
 
     async def _receive(self, book: Book, reader: Reader, subscription: Subscription) -> None:
         assert self._recorder is not None  # noqa: S101 - made with the book

@@ -12,7 +12,8 @@ A new connection knows nothing of what the last one was asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 from event_triggers.sources.base import Source, Stream
 from event_triggers.subscription import Entry
@@ -30,18 +31,34 @@ class Watching:
         self._is_queue = not source.replayable
         self._keeps = source.replayable or source.per_group
         self._watched: dict[Source, None] = {}
+        self._listening: Counter[Source] = Counter()
+        """How many entries each source has. Counted, since thousands come and go one by one."""
+
+    def join(self, entries: Iterable[Entry]) -> None:
+        """These entries listen from now on."""
+        self._listening.update(entry.interest.source for entry in entries)
+
+    def leave(self, entries: Iterable[Entry]) -> None:
+        """The groups of these entries have left."""
+        for entry in entries:
+            source = entry.interest.source
+            self._listening[source] -= 1
+            if not self._listening[source]:
+                del self._listening[source]
 
     def begin(self) -> None:
         """The connection is a new one."""
         self._watched.clear()
 
-    async def serve(self, stream: Stream, entries: Iterable[Entry], joining: Iterable[Entry]) -> None:
+    async def serve(self, stream: Stream, entries: Callable[[], Iterable[Entry]], joining: Iterable[Entry]) -> None:
         """Ask for what is wanted and for nothing else.
 
-        :param entries: those of all groups that listen.
+        :param entries: gives those of all groups that listen.
         :param joining: the entries that have come since the last time.
         """
-        sources = dict.fromkeys(entry.interest.source for entry in entries if self._keeps or entry.remaining > 0)
+        sources = dict.fromkeys(
+            self._listening if self._keeps else (one.interest.source for one in entries() if one.remaining > 0)
+        )
         late = [entry for entry in joining if not entry.watched] if self._is_queue else []
         again = {entry.interest.source for entry in late if entry.remaining} & set(self._watched)
         for source in [source for source in sources if source not in self._watched or source in again]:

@@ -22,12 +22,13 @@ from typing import Any
 from event_triggers.matching.decoding import decoded
 from event_triggers.matching.envelope import documents_for
 from event_triggers.matching.explain import Mismatch, explain
+from event_triggers.matching.packed import PackedPattern
 from event_triggers.matching.patterns import PatternIndex
 from event_triggers.matching.reference import fits_one
 from event_triggers.matching.syntax import check_pattern, parse_pattern
 from event_triggers.message import Message
 
-__all__ = ["Mismatch", "PatternIndex", "check_pattern", "explain", "matches", "parse_pattern"]
+__all__ = ["Mismatch", "PackedPattern", "PatternIndex", "check_pattern", "explain", "matches", "parse_pattern"]
 
 
 def matches(pattern: Mapping[str, Any], document: Mapping[str, Any] | bytes | str | Message) -> bool:

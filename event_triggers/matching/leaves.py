@@ -7,6 +7,7 @@ one value, or any of a list, of which some may be operators. An array is never s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Protocol
 
 from event_triggers.matching.cidr import Network
@@ -131,10 +132,20 @@ def leaf_of(values: list[Any], operators: list[Operator], absent: bool) -> Exact
     distinct = list({(value.__class__ is bool, value): value for value in values}.values())
     exact: list[Exactly | OneOf] = []
     if distinct:
-        exact.append(Exactly(distinct[0]) if len(distinct) == 1 else OneOf(distinct))
+        exact.append(_exactly(distinct[0]) if len(distinct) == 1 else OneOf(distinct))
     if operators or absent:
         return AnyLeaf([*exact, *operators], absent)
     return exact[0]
+
+
+def _exactly(value: Any) -> Exactly:
+    return _exact_text(value) if value.__class__ is str else Exactly(value)
+
+
+@lru_cache(maxsize=16384)
+def _exact_text(text: str) -> Exactly:
+    """One leaf, and one text, for all patterns that ask for the same: days, tables and the like."""
+    return Exactly(text)
 
 
 def _some(texts: Iterable[str]) -> str:

@@ -30,6 +30,8 @@ class PatternIndex(Generic[Token]):
         self._of_message: DocumentIndex[Token] = DocumentIndex()
         self._plain = True
         """Whether one look at the body finds each token once."""
+        self.empty = True
+        """Whether it has no pattern, so that no document need be looked at."""
 
     def __len__(self) -> int:
         return len(self._of_body) + len(self._of_message)
@@ -59,6 +61,7 @@ class PatternIndex(Generic[Token]):
 
     def _review(self) -> None:
         self._plain = not self._of_message and not self._of_body.several
+        self.empty = not self._of_message and not self._of_body
 
     def matching(self, document: Any) -> list[Token]:
         """The tokens of all patterns that a message, or a document alone, matches, each once, in no order.

@@ -27,6 +27,7 @@ from datetime import datetime
 from enum import Enum
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, Protocol
+from weakref import WeakKeyDictionary, ref
 
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.errors import ConfigurationError, ConnectionMissingError, InvalidEventError
@@ -305,6 +306,17 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+_known: WeakKeyDictionary[Source, ref[Source]] = WeakKeyDictionary()
+
+
+def _shared(source: Source) -> Source:
+    """One of all that are equal: thousands of events may come from one topic."""
+    try:
+        return _known.setdefault(source, ref(source))() or source
+    except TypeError:  # of a class that cannot be hashed, or not be referred to weakly
+        return source
+
+
 def load_source(data: Mapping[str, Any]) -> Source:
     """Make a source again from what :meth:`Source.serialize` gave.
 
@@ -323,6 +335,6 @@ def load_source(data: Mapping[str, Any]) -> Source:
     if not (isinstance(cls, type) and issubclass(cls, Source)):
         raise InvalidEventError(f"{path!r} is not a subclass of event_triggers.Source")
     try:
-        return cls(**fields)
+        return _shared(cls(**fields))
     except TypeError as error:
         raise InvalidEventError(f"source {path!r} does not take the fields {sorted(fields)}: {error}") from error

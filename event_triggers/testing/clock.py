@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+
+from event_triggers.clock import Timer
 
 __all__ = ["ManualClock"]
 
@@ -39,21 +42,35 @@ class ManualClock:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._counter += 1
-        entry = (self._elapsed + timedelta(seconds=seconds), self._counter, future)
-        heapq.heappush(self._sleepers, entry)
-        self._tell_waiters()
+        future = self._due_in(seconds)
         try:
             await future
         finally:
-            if entry in self._sleepers:  # cancelled
-                self._sleepers.remove(entry)
-                heapq.heapify(self._sleepers)
+            self._forget(future)
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
+        """Call this when the clock was advanced by ``seconds``, or soon when that is zero or less."""
+        if seconds <= 0:
+            return asyncio.get_running_loop().call_soon(call)
+        return _Timer(self._due_in(seconds), call, self._forget)
+
+    def _due_in(self, seconds: float) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._counter += 1
+        heapq.heappush(self._sleepers, (self._elapsed + timedelta(seconds=seconds), self._counter, future))
+        self._tell_waiters()
+        return future
+
+    def _forget(self, future: asyncio.Future[None]) -> None:
+        """Whoever has waited for this was cancelled, if it is still here."""
+        left = [entry for entry in self._sleepers if entry[2] is not future]
+        if len(left) < len(self._sleepers):
+            self._sleepers = left
+            heapq.heapify(left)
 
     @property
     def sleepers(self) -> list[float]:
-        """For everybody who sleeps, the seconds that are left, shortest first."""
+        """For everybody who sleeps, and every call that is still to come, the seconds left, shortest first."""
         return [(due - self._elapsed).total_seconds() for due, _, _ in sorted(self._sleepers, key=lambda s: s[:2])]
 
     def advance(self, by: float | timedelta) -> None:
@@ -74,7 +91,7 @@ class ManualClock:
                 future.set_result(None)
 
     async def wait_for_sleepers(self, count: int = 1) -> None:
-        """Return once at least ``count`` tasks sleep; those :meth:`advance` has woken do not. Bound it yourself."""
+        """Return once at least ``count`` sleep or are to be called; :meth:`advance` has woken the others. Bound it."""
         if len(self._sleepers) >= count:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -89,3 +106,29 @@ class ManualClock:
         for count, waiter in self._waiters:
             if len(self._sleepers) >= count and not waiter.done():
                 waiter.set_result(None)
+
+
+class _Timer:
+    """A call that is still to come.
+
+    :param forget: what is told of a call that will not come.
+    """
+
+    def __init__(
+        self, due: asyncio.Future[None], call: Callable[[], object], forget: Callable[[asyncio.Future[None]], None]
+    ) -> None:
+        self._due = due
+        self._call = call
+        self._forget = forget
+        self._cancelled = False
+        due.add_done_callback(self._when_due)
+
+    def cancel(self) -> None:
+        """Do not call, not even when it is due already."""
+        self._cancelled = True
+        self._due.cancel()
+        self._forget(self._due)
+
+    def _when_due(self, due: asyncio.Future[None]) -> None:
+        if not self._cancelled:
+            self._call()

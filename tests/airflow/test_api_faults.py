@@ -21,7 +21,7 @@ from anyio.to_thread import run_sync
 from event_triggers import airflow_api
 from event_triggers.airflow_api import AirflowApi, ApiSettings
 from event_triggers.airflow_ledger import AirflowLedger
-from event_triggers.clock import SystemClock
+from event_triggers.clock import SystemClock, Timer
 from event_triggers.errors import ConnectionMissingError
 from event_triggers.event import Event
 from event_triggers.hub import Hub
@@ -46,6 +46,9 @@ class HurriedClock(SystemClock):
 
     async def sleep(self, seconds: float) -> None:
         await super().sleep(seconds / HURRY)
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
+        return super().call_later(seconds / HURRY, call)
 
 
 async def no_connection(conn_id: str) -> BrokerConnection:

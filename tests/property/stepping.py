@@ -212,7 +212,7 @@ class Group:
     def live(self) -> set[str]:
         """The events that see every message."""
         entries = [] if self.subscription is None else self.subscription.entries
-        return {entry.interest.name for _, entry in entries if entry.live}
+        return {entry.interest.name for entry in entries if entry.live}
 
     def answer(self, delivery: Delivery, how: str) -> None:
         """Answer one of the unanswered."""

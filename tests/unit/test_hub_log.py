@@ -131,7 +131,7 @@ async def test_a_held_message_for_several_events_is_one_delivery(kit: Kit) -> No
         async with kit.group(*interests, name="late", live=False) as late:
             await idle()
             live.feed.put_nowait([scripted(1), scripted(2), scripted(3)])
-            await until(lambda: [entry.held for _, entry in late.entries] == [2, 3])
+            await until(lambda: [entry.held for entry in late.entries] == [2, 3])
             source.stream.feed.put_nowait([scripted(0)])
             deliveries = await kit.received(late, 4)
             assert numbers(deliveries) == [0, 1, 2, 3]
@@ -148,7 +148,7 @@ async def test_no_more_is_held_than_is_wanted(kit: Kit) -> None:
             await idle()
             live.feed.put_nowait([scripted(number) for number in range(1, 9)])
             await idle()
-            ((_, entry),) = late.entries
+            (entry,) = late.entries
             assert entry.held == 2
             source.stream.feed.put_nowait([scripted(0)])
             assert numbers(await kit.received(late, 2)) == [0, 1]

@@ -1,0 +1,344 @@
+"""``python -m benchmarks.hub``: what a message and a waiting group cost in a triggerer, as ratios in one run.
+
+A real Kafka, and the hub in this process. Beside it, in turns and in the same process, the least that must be done: the
+bare aiokafka consumer that decodes each message from JSON, and Airflow's own idle trigger. Each function measures one
+thing; the benchmark of the whole uses them, too. Exits 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import NamedTuple
+
+import msgspec
+import psutil
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition  # type: ignore[import-untyped]
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
+
+from benchmarks.memory import memory_per_group
+from benchmarks.targets import Target
+from benchmarks.waiting import (
+    EVENTS,
+    TOPICS,
+    all_live,
+    group_trigger,
+    idle_trigger,
+    kafka_connections,
+    running,
+    triggerer,
+)
+from event_triggers.hub import Hub
+from event_triggers.sources.base import Opening, Stream
+from event_triggers.sources.kafka import KafkaTopic
+from event_triggers.subscription import Interest
+from servers.kafka import KafkaCluster
+
+__all__ = ["IdleCpu", "Lag", "Throughput", "ahead", "connections", "idle_cpu", "lag", "start", "throughput"]
+
+_LAST = {"table": "the last", "day": "the last"}
+_decode = msgspec.json.Decoder().decode
+
+
+class Throughput(NamedTuple):
+    """Messages per second while so many events wait on one topic."""
+
+    waiting: int
+    hub: float
+    bare: float
+    ratio: float
+    """The median of what each round gives."""
+
+
+class Lag(NamedTuple):
+    """How late the event loop runs what is due, in seconds, while messages come at ``rate`` a second."""
+
+    rate: float
+    p50: float
+    p99: float
+    most: float
+
+
+class IdleCpu(NamedTuple):
+    """Which part of a core triggers take while nothing comes."""
+
+    ours: float
+    idle: float
+
+    @property
+    def beyond(self) -> float:
+        """What groups take more than Airflow's own idle triggers."""
+        return self.ours - self.idle
+
+
+# ------------------------------------------------------------------ topics and messages
+
+
+def body(number: int) -> bytes:
+    """A message that no event of :func:`_through_hub` wants."""
+    return msgspec.json.encode(
+        {
+            "id": f"0f8fad5b-d9cb-469f-a165-{number:012}",
+            "table": f"table_{number % 20_000}",
+            "day": "another day",
+            "status": "COMPLETE",
+            "rows": number,
+            "source": {"system": "erp", "region": "eu-west-1"},
+            "tags": ["daily", "final"],
+            "started": "2026-11-22T10:15:30Z",
+            "finished": "2026-11-22T10:25:30Z",
+        }
+    )
+
+
+@asynccontextmanager
+async def topic(bootstrap: str, partitions: int = 1) -> AsyncIterator[str]:
+    """A topic of its own."""
+    name = f"bench-{uuid.uuid4().hex[:12]}"
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await client.start()
+    try:
+        await client.create_topics([NewTopic(name, partitions, 1)])
+        yield name
+    finally:
+        with contextlib.suppress(Exception):
+            await client.delete_topics([name])
+        await client.close()
+
+
+async def fill(bootstrap: str, name: str, count: int) -> None:
+    """Send so many messages that nobody wants, and one that everybody waits for."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=20, max_batch_size=256 * 1024)
+    await producer.start()
+    try:
+        for number in range(count):
+            sent = await producer.send(name, body(number))
+        await producer.flush()
+        await sent
+        await producer.send_and_wait(name, msgspec.json.encode(_LAST))
+    finally:
+        await producer.stop()
+
+
+# ------------------------------------------------------------------ messages per second
+
+
+async def _bare(bootstrap: str, name: str) -> tuple[int, float]:
+    """All messages of a topic with the bare consumer, and the seconds since the first."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False, isolation_level="read_committed"
+    )
+    await consumer.start()
+    try:
+        partition = TopicPartition(name, 0)
+        consumer.assign([partition])
+        end = (await consumer.end_offsets([partition]))[partition]
+        await consumer.seek_to_beginning(partition)
+        seen, began = 0, time.perf_counter()
+        while seen < end:
+            for records in (await consumer.getmany(timeout_ms=500, max_records=500)).values():
+                for record in records:
+                    _decode(record.value)
+                seen += len(records)
+        return seen, time.perf_counter() - began
+    finally:
+        await consumer.stop()
+
+
+class _FromBeginning(KafkaTopic):
+    """A topic whose live stream begins with the oldest message, so that what was sent before comes through it."""
+
+    def open(self, opening: Opening) -> AbstractAsyncContextManager[Stream]:
+        start = opening.start or {f"{topic}-0": 0 for topic in self.topics}
+        return super().open(replace(opening, start=start))
+
+
+async def _through_hub(bootstrap: str, name: str, waiting: int, total: int) -> float:
+    """Messages per second through the hub, from the first batch to the last message."""
+    hub = Hub(kafka_connections(bootstrap))
+    source = _FromBeginning(name)
+    interests = [
+        Interest(f"event_{number}", source, {"table": [f"table_{number}"], "day": ["this day"]})
+        for number in range(waiting)
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        for place in range(0, waiting, EVENTS):
+            await stack.enter_async_context(hub.subscribe(f"group {place}", interests[place : place + EVENTS]))
+        last = Interest("last", source, {key: [value] for key, value in _LAST.items()})
+        subscription = await stack.enter_async_context(hub.subscribe("last", [last]))
+        seen = 0
+        while not seen:
+            await asyncio.sleep(0.002)
+            seen = sum(channel.messages for channel in hub.statistics().channels)
+        began = time.perf_counter()
+        (delivery,) = await subscription.receive()
+        seconds = time.perf_counter() - began
+        delivery.accept()
+    return (total - seen) / seconds
+
+
+async def throughput(
+    bootstrap: str, waiting: Sequence[int] = (1, 1000, 20_000), *, messages: int = 40_000, rounds: int = 5
+) -> list[Throughput]:
+    """Messages per second through hub and index, and with the bare client, in turns."""
+    measured: dict[int, list[tuple[float, float]]] = {count: [] for count in waiting}
+    async with topic(bootstrap) as name:
+        await fill(bootstrap, name, messages)
+        for _ in range(rounds):
+            for count in waiting:
+                gc.collect()
+                seen, seconds = await _bare(bootstrap, name)
+                measured[count].append((await _through_hub(bootstrap, name, count, messages + 1), seen / seconds))
+    return [
+        Throughput(
+            count,
+            statistics.median(hub for hub, _ in pairs),
+            statistics.median(bare for _, bare in pairs),
+            statistics.median(hub / bare for hub, bare in pairs),
+        )
+        for count, pairs in measured.items()
+    ]
+
+
+# ------------------------------------------------------------------ the event loop meanwhile
+
+
+async def lag(bootstrap: str, *, waiting: int = 20_000, messages: int = 100_000, rate: float = 20_000) -> Lag:
+    """How late the loop runs what is due while messages come through, at most ``rate`` a second."""
+    late: list[float] = []
+    async with topic(bootstrap) as name:
+        await fill(bootstrap, name, messages)
+
+        async def look() -> None:
+            while True:
+                due = time.perf_counter() + _LOOK
+                await asyncio.sleep(_LOOK)
+                late.append(time.perf_counter() - due)
+
+        looking = asyncio.create_task(look(), name="lag")
+        try:
+            reached = await _through_hub(bootstrap, name, waiting, messages + 1)
+        finally:
+            looking.cancel()
+    late.sort()
+    return Lag(reached, late[len(late) // 2], late[int(len(late) * 0.99)], late[-1])
+
+
+_LOOK = 0.002
+
+
+async def ahead(bootstrap: str, messages: int = 10_000) -> float:
+    """Seconds from the subscription to the one message that matches, behind so many others."""
+    async with topic(bootstrap) as name:
+        await fill(bootstrap, name, messages)
+        hub = Hub(kafka_connections(bootstrap))
+        wanted = {key: [value] for key, value in _LAST.items()}
+        since = datetime.now(timezone.utc) - timedelta(hours=1)
+        began = time.perf_counter()
+        async with hub.subscribe("group", [Interest("last", KafkaTopic(name), wanted, since=since)]) as subscription:
+            (delivery,) = await subscription.receive()
+            seconds = time.perf_counter() - began
+            delivery.accept()
+        return seconds
+
+
+# ------------------------------------------------------------------ waiting groups
+
+
+@asynccontextmanager
+async def waiting_groups(bootstrap: str, groups: int, topics: int = TOPICS) -> AsyncIterator[float]:
+    """So many groups wait; gives the seconds from the making of their triggers until all streams were live."""
+    prefix = f"bench-{uuid.uuid4().hex[:8]}"
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await client.start()
+    try:
+        await client.create_topics([NewTopic(f"{prefix}-{number}", 1, 1) for number in range(topics)])
+        async with triggerer(bootstrap) as shared:
+            began = time.perf_counter()
+            triggers = [group_trigger(number, topics=topics, prefix=prefix) for number in range(groups)]
+            async with running(triggers):
+                await all_live(shared.hub, groups * EVENTS)
+                yield time.perf_counter() - began
+    finally:
+        await client.close()
+
+
+async def start(bootstrap: str, groups: int = 1000, topics: int = TOPICS) -> float:
+    """Seconds from the making of the triggers until all streams are live."""
+    async with waiting_groups(bootstrap, groups, topics) as seconds:
+        return seconds
+
+
+async def connections(bootstrap: str, groups: int, topics: int = TOPICS) -> int:
+    """How many TCP connections to the brokers there are while so many groups wait."""
+    ports = {int(address.rpartition(":")[2]) for address in bootstrap.split(",")}
+    async with waiting_groups(bootstrap, groups, topics):
+        await asyncio.sleep(1)
+        open_ones = psutil.Process().net_connections("tcp")
+        # The one with which the topics were made is no trigger's.
+        return sum(one.status == "ESTABLISHED" and bool(one.raddr) and one.raddr.port in ports for one in open_ones) - 1
+
+
+async def idle_cpu(bootstrap: str, groups: int = 1000, seconds: float = 20) -> IdleCpu:
+    """Which part of a core so many triggers take while nothing comes: groups, and Airflow's own."""
+
+    async def used() -> float:
+        await asyncio.sleep(2)
+        before = time.process_time()
+        await asyncio.sleep(seconds)
+        return (time.process_time() - before) / seconds
+
+    async with running([idle_trigger(number) for number in range(groups)]):
+        idle = await used()
+    async with waiting_groups(bootstrap, groups):
+        return IdleCpu(await used(), idle)
+
+
+# ------------------------------------------------------------------ the report
+
+
+def measure(bootstrap: str) -> list[Target]:
+    """All of it, each in an event loop of its own."""
+    flows = asyncio.run(throughput(bootstrap))
+    for flow in flows:
+        print(
+            f"{flow.waiting} events wait: {flow.hub:.0f} messages/s, the bare client {flow.bare:.0f}: {flow.ratio:.2f}"
+        )
+    late = asyncio.run(lag(bootstrap))
+    print(f"lag at {late.rate:.0f} a second: median {late.p50 * 1e3:.1f} ms, most {late.most * 1e3:.1f} ms")
+    few, many = (asyncio.run(connections(bootstrap, groups)) for groups in (1, 1000))
+    cpu = asyncio.run(idle_cpu(bootstrap))
+    print(f"idle: {cpu.ours * 100:.2f} % of a core; Airflow's own idle triggers {cpu.idle * 100:.2f} %")
+    print(f"1000 groups are live after {asyncio.run(start(bootstrap)):.1f} s")
+    memory = asyncio.run(memory_per_group())
+    return [
+        Target("messages per second with 20000 events waiting, of the bare consumer's", flows[-1].ratio, 0.7, "", True),
+        Target("event-loop lag p99", late.p99 * 1e3, 50, "ms"),
+        Target("10000 messages ahead of the match", asyncio.run(ahead(bootstrap)), 1, "s"),
+        Target("Kafka connections for 1000 groups, beyond those for one", many - few, 0, ""),
+        Target("CPU of 1000 idle groups beyond idle triggers", cpu.beyond * 100, 2, "%"),
+        Target("memory of a waiting group beyond an idle trigger's", memory.beyond / 1024, 40, "KB"),
+    ]
+
+
+def main() -> int:
+    """Run it all and print the report."""
+    logging.disable(logging.WARNING)
+    with KafkaCluster() as cluster:
+        targets = measure(cluster.bootstrap)
+    print(*targets, sep="\n")
+    return 0 if all(target.met for target in targets) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
