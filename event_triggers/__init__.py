@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from event_triggers.sources.amqp import AmqpQueue
     from event_triggers.sources.assets import AssetEvents
     from event_triggers.sources.base import Source, Stream
+    from event_triggers.sources.from_trigger import FromTrigger
     from event_triggers.sources.kafka import KafkaTopic
     from event_triggers.sources.mqtt import MqttTopic
     from event_triggers.sources.nats import NatsSubject
     from event_triggers.sources.redis import RedisStream
     from event_triggers.sources.sqs import SqsQueue
     from event_triggers.sources.webhook import Webhook
+    from event_triggers.stream_trigger import StreamTrigger
     from event_triggers.trigger import EventGroupTrigger
 
 __version__ = "0.1.0"
@@ -37,6 +39,7 @@ __all__ = [
     "EventJoin",
     "EventMarker",
     "EventTriggersError",
+    "FromTrigger",
     "InvalidEventError",
     "KafkaTopic",
     "Message",
@@ -46,6 +49,7 @@ __all__ = [
     "Source",
     "SqsQueue",
     "Stream",
+    "StreamTrigger",
     "Webhook",
     "at_least",
 ]
@@ -61,6 +65,7 @@ _HOMES = {
     "EventJoin": "marker",
     "EventMarker": "marker",
     "EventTriggersError": "errors",
+    "FromTrigger": "sources.from_trigger",
     "InvalidEventError": "errors",
     "KafkaTopic": "sources.kafka",
     "Message": "message",
@@ -71,6 +76,7 @@ _HOMES = {
     "SqsQueue": "sources.sqs",
     "Stream": "sources.base",
     "Webhook": "sources.webhook",
+    "StreamTrigger": "stream_trigger",
     "at_least": "condition",
 }
 

@@ -45,8 +45,8 @@ from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
 from event_triggers.misses import Miss
 from event_triggers.place import Place
-from event_triggers.replay import Replays, Round, now_live, since_of, tell_lost
-from event_triggers.sources.base import LogStream, Opening, Source, Stream
+from event_triggers.replay import BEGINNING, Replays, Round, now_live, resumed, since_of, tell_lost
+from event_triggers.sources.base import LogStream, Opening, Position, Source, Stream
 from event_triggers.statistics import ChannelStatistics
 from event_triggers.subscription import Answer, Delivery, Entry, Handout, Interest, Subscription
 from event_triggers.text import plain_logger
@@ -337,6 +337,9 @@ class Channel:
         """Put entries of a log into the index; those that have missed something get a round through the past."""
         assert self._group is not None  # noqa: S101 - set before anything is served
         border = self._clock.now().timestamp() - _RECENT
+        for entry in [entry for entry in joining if entry.interest.start is not None]:
+            await self._join_at(stream, entry)
+        joining = [entry for entry in joining if entry.interest.start is None]
         for recent in (True, False):
             entries = [entry for entry in joining if entry.remaining > 0 and recent == (since_of(entry) >= border)]
             sinces = [entry.interest.since for entry in entries if entry.interest.since is not None]
@@ -357,6 +360,25 @@ class Channel:
             if past.entries:
                 self._replays.begin(past, self._group, recent=recent)
             now_live(entry for entry in entries if entry.past is None)
+
+    async def _join_at(self, stream: LogStream, entry: Entry) -> None:
+        """As :meth:`_join`, for an entry that knows where it was."""
+        assert self._group is not None  # noqa: S101 - set before anything is served
+        beginnings = await stream.locate(BEGINNING)
+        # From here on nothing is awaited: see the invariant of the position.
+        if entry.remaining > 0 and entry.past is None and not entry.live:
+            past = resumed(entry, beginnings, {**stream.position(), **(self._place.offsets or {})})
+            self._admit(entry)
+            if past.entries:
+                self._replays.begin(past, self._group, recent=False)
+            else:
+                now_live([entry])
+
+    def offered(self, entry: Entry) -> Position | None:
+        """Everything before this position of the log was offered to the entry; ``None`` while nothing is known."""
+        if entry.past is not None:
+            return entry.past.offered()
+        return self._place.start if entry.live else None
 
     # ------------------------------------------------------------------ messages
 

@@ -34,14 +34,25 @@ else:
             AirflowSensorTimeout,
         )
 
+if TYPE_CHECKING:
+    from airflow.triggers.shared_stream import SharedStreamProducer
+else:
+    try:
+        from airflow.triggers.shared_stream import SharedStreamProducer
+    except ImportError:  # before Airflow 3.3
+        SharedStreamProducer = object
+
 __all__ = [
+    "SHARES_STREAMS",
     "STARTS_FROM_TRIGGER",
     "TELLS_WHO_STOPS",
     "AirflowException",
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowSensorTimeout",
+    "SharedStreamProducer",
     "ask_supervisor",
+    "asset_stores",
     "set_xcom_through_supervisor",
 ]
 
@@ -52,6 +63,19 @@ STARTS_FROM_TRIGGER = tuple(int(part) for part in airflow_version.split(".")[:2]
 
 TELLS_WHO_STOPS = hasattr(BaseTrigger, "on_kill")
 """Whether this Airflow tells a trigger that a person has ended its wait; older ones cancel it as at a shutdown."""
+
+SHARES_STREAMS = SharedStreamProducer is not object
+"""Whether this Airflow tells a trigger that starts DAGs when an event of it is stored."""
+
+
+def asset_stores(trigger: Any) -> list[Any]:
+    """Where a trigger can keep something over a restart: the state stores of the assets that it is a watcher of.
+
+    None before Airflow 3.3.
+    """
+    stores = getattr(trigger, "asset_state_store", None)
+    by_name = getattr(stores, "_by_name", {})
+    return [by_name[name] for name in sorted(by_name)]
 
 
 async def ask_supervisor(question: Coroutine[Any, Any, T]) -> T:

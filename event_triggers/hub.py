@@ -95,8 +95,11 @@ class Hub:
             with anyio.move_on_after(_LEAVE_WITHIN, shield=True):
                 await self._leave(subscription, joined)
 
-    async def forget(self, group: str, sources: Iterable[Source]) -> None:
-        """The group has ended for good: remove what it left at the brokers. Never raises; what fails is logged."""
+    async def forget(self, group: str, sources: Iterable[Source], *, killed: bool = False) -> None:
+        """The group has ended for good: remove what it left at the brokers. Never raises; what fails is logged.
+
+        :param killed: a person has ended it.
+        """
         tasks = []
         for key, source in {_key(source, group): source for source in sources}.items():
             channel = self._channels.get(key)
@@ -104,7 +107,9 @@ class Hub:
                 if channel.has_groups or not source.per_group:
                     continue  # somebody else (a new try of the same group) listens already
                 self._retire(key, channel)
-            task = self._spawn(self._remove_session(source, group, self._closing.get(key)), f"forget {source.label}")
+            task = self._spawn(
+                self._remove_session(source, group, self._closing.get(key), killed), f"forget {source.label}"
+            )
             self._wait_for_before_opening(key, task)
             tasks.append(task)
         if tasks:
@@ -144,12 +149,12 @@ class Hub:
             with anyio.move_on_after(_TELL_WITHIN), suppress(EventTriggersError):
                 await subscription.settled()
 
-    async def _remove_session(self, source: Source, group: str, after: asyncio.Task[None] | None) -> None:
+    async def _remove_session(self, source: Source, group: str, after: asyncio.Task[None] | None, killed: bool) -> None:
         try:
             with anyio.fail_after(_LEAVE_WITHIN):
                 if after is not None:
                     await asyncio.wait({after})
-                await source.forget(self._opening(group))
+                await source.forget(replace(self._opening(group), killed=killed))
         except Exception as error:
             log.warning(
                 "%s: what group %s left at the broker could not be removed (%s: %s)",

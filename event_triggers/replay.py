@@ -18,7 +18,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 import anyio
@@ -32,7 +32,10 @@ from event_triggers.message import Message
 from event_triggers.sources.base import LogStream, Opening, Position, Source
 from event_triggers.subscription import Entry, Subscription
 
-__all__ = ["Replays", "Round", "now_live", "since_of", "tell_lost"]
+__all__ = ["BEGINNING", "Replays", "Round", "now_live", "resumed", "since_of", "tell_lost"]
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=timezone.utc)
+"""Before every message."""
 
 _LOOK_EVERY = 0.25
 """Seconds between two looks at the position of a stream that is silent: its log may end with records nobody is
@@ -86,6 +89,14 @@ class Round:
         """Whether this message lies in the past that is read here."""
         end = self.target.get(message.partition)
         return end is not None and bool(message.offset < end)
+
+    def offered(self) -> dict[str, Any]:
+        """Everything before this was offered to the entries of the round.
+
+        What lies behind the target was only passed: it is held, and offered when the round is over.
+        """
+        ends = self.target
+        return {p: ends[p] if p in ends and offset > ends[p] else offset for p, offset in self.position.items()}
 
     async def read(self, source: Source, opening: Opening, fanout: Fanout) -> None:
         """Open a stream where the round is, and dispatch from it until the round is over."""
@@ -186,6 +197,30 @@ class Replays:
         for message, entries in past.held.items():
             self._fanout.hand_out(message, entries, live=False)
         now_live(past.entries)
+
+
+def resumed(entry: Entry, beginnings: Position, now: Position) -> Round:
+    """The past of an entry that goes on where it was, and not at a moment.
+
+    :param beginnings: where the partitions begin; those that the entry does not know yet are read from there.
+    :param now: where the shared stream is.
+    """
+    known = dict(entry.interest.start or {})
+    source, subscription = entry.interest.source, entry.subscription
+    start = {**beginnings, **known}
+    for partition, offset in known.items():
+        if partition in now and offset > now[partition]:
+            start[partition] = beginnings.get(partition, now[partition])
+            text = "%s: partition %s ends before offset %s, where reading was to go on; it is read from its beginning"
+            subscription.tell(logging.ERROR, text, source.label, partition, offset)
+        elif partition in beginnings and offset < beginnings[partition]:
+            text = "%s: partition %s begins at offset %s now; what was there since offset %s is deleted, and lost"
+            subscription.tell(logging.ERROR, text, source.label, partition, beginnings[partition], offset)
+    target = {p: now[p] for p, offset in start.items() if p in now and offset < now[p]}
+    past = Round({**now, **{p: start[p] for p in target}}, target)
+    if target:
+        past.add(entry)
+    return past
 
 
 def now_live(entries: Iterable[Entry]) -> None:

@@ -26,14 +26,18 @@ from typing import Any, Protocol
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.flag import Flag
 from event_triggers.message import Message
-from event_triggers.sources.base import Outcome, Source
+from event_triggers.sources.base import Outcome, Position, Source
 from event_triggers.text import plain_logger
 
-__all__ = ["Answer", "Delivery", "Entry", "Handout", "Interest", "Responder", "Subscription"]
+__all__ = ["ENDLESS", "Answer", "Delivery", "Entry", "Handout", "Interest", "Responder", "Subscription"]
 
 log = plain_logger(__name__)
 
 _NONE: frozenset[str] = frozenset()
+ENDLESS = 2**62
+"""How many messages somebody wants who never has enough."""
+MOST_SEEN = 100_000
+"""How many messages of one interest are known again by it."""
 
 
 class Answer(Enum):
@@ -55,6 +59,7 @@ class Interest:
     :param count: how many messages are still wanted; 0 wants none but knows ``recorded`` again.
     :param since: messages stamped before do not count; in a log, reading starts here (``None``: with what the
         shared stream has yet to deliver; behind the newest message, unless the stream is away or far behind).
+    :param start: instead of ``since``, for a log: begin exactly at this position.
     :param until: messages stamped later do not count; one that its broker does not stamp is stamped when it comes.
     :param recorded: ids of messages that were recorded before; when a queue delivers one again it is acknowledged.
     :param recalled: of these, the ones that can be acknowledged at once; somebody may have died before doing so.
@@ -69,6 +74,7 @@ class Interest:
     until: datetime | None = None
     recorded: frozenset[str] = frozenset()
     recalled: tuple[Message, ...] = ()
+    start: Position | None = None
 
 
 class Past(Protocol):
@@ -76,6 +82,9 @@ class Past(Protocol):
 
     def hold(self, message: Message, entry: Entry) -> None:
         """Keep a live message until the past is through, so that order is kept."""
+
+    def offered(self) -> dict[str, Any]:
+        """Everything before this position was offered."""
 
 
 class Missed(Protocol):
@@ -110,6 +119,9 @@ class Responder(Protocol):
 
     def miss(self, entry: Entry) -> Missed:
         """What came nearest to an event that is still waited for."""
+
+    def offered(self, entry: Entry) -> Position | None:
+        """In a log: everything before this position was offered to the entry; ``None`` while nothing is known."""
 
 
 @dataclass(slots=True, eq=False)
@@ -156,6 +168,9 @@ class Entry:
         if identities:
             # Most entries never see one, and an empty set of their own is larger than all the rest of them.
             self.seen = self.seen if isinstance(self.seen, set) else set()
+            if len(self.seen) >= MOST_SEEN:
+                # Only who never ends comes so far. Copies of what was acknowledged are known to the channel, too.
+                self.seen.clear()
             self.seen.update(identities)
 
     def admits(self, message: Message) -> bool:
@@ -336,6 +351,22 @@ class Subscription:
                 miss = entry.responder.miss(entry)
                 texts += [str(miss)] if miss.seen > miss.received else []
         return texts
+
+    def position(self) -> Position | None:
+        """In a log of a single interest: whatever lies before this has been answered, or was not wanted.
+
+        ``None`` while that is not known.
+        """
+        (entry,) = self.entries
+        offered = entry.responder.offered(entry)
+        if offered is None:
+            return None
+        position = dict(offered)
+        for delivery in self._open:
+            message = delivery.message
+            if message.partition in position and message.offset < position[message.partition]:
+                position[message.partition] = message.offset
+        return position
 
     def know(self, event: str, recorded: Collection[str], recalled: Iterable[Message]) -> None:
         """Another wait of the same group has recorded these messages for the event, and may have died since."""

@@ -153,7 +153,7 @@ class EventGroupTrigger(BaseTrigger):
             state = await book.sensor_state()
         if state in _ENDED:
             sources = [Event.deserialize(data).source for data in self.events.values()]
-            await runtime.hub.forget(self._group().identity, sources)
+            await runtime.hub.forget(self._group().identity, sources, killed=True)
 
     async def cleanup(self) -> None:
         """Airflow before 3.3 does not say whether it stops a trigger because a person did something: look, in short."""

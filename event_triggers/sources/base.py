@@ -135,6 +135,7 @@ class Opening:
     :param recorded: gives the ids of the messages that groups have recorded, as far as they are known.
         For a source that has to tell by itself whether a message is one that was delivered before.
     :param airflow: opens a client of Airflow's API, for a source that is a part of Airflow.
+    :param killed: for :meth:`Source.forget`: a person has ended the wait, before it was over.
     """
 
     group: str = ""
@@ -144,6 +145,7 @@ class Opening:
     tell: Callable[..., None] = _tell_the_log
     recorded: Callable[[], Collection[str]] = _nothing_recorded
     airflow: Callable[[], AbstractAsyncContextManager[AirflowCall]] = _no_airflow
+    killed: bool = False
 
 
 class Stream(ABC):

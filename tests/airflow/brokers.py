@@ -20,7 +20,7 @@ from servers.sqs import MotoServer
 __all__ = ["Brokers", "running_brokers"]
 
 TOPIC = "airflow-tests"
-QUEUES = ("one", "two", "three.fifo", "stock", "stories", "faults", "secrets")
+QUEUES = ("one", "two", "three.fifo", "stock", "stories", "faults", "secrets", "starts")
 
 
 class Brokers:
@@ -33,7 +33,7 @@ class Brokers:
         self._producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
         self._client = sqs.client()
         admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
-        for future in admin.create_topics([NewTopic(TOPIC, 3)]).values():
+        for future in admin.create_topics([NewTopic(TOPIC, 3), NewTopic("starts", 3)]).values():
             future.result()
         for queue in QUEUES:
             fifo = {"FifoQueue": "true", "ContentBasedDeduplication": "true"} if queue.endswith(".fifo") else {}

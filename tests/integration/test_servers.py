@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from servers.airflow_client import TimedOut, wait_for
 from servers.postgres import Postgres, find_binaries
 from servers.process import ManagedProcess, ServerFailed
+from servers.redis import Redis, find_redis
 from tests.support import missing
 
 # A parent, and a child in a process group of its own that does not mind SIGTERM.
@@ -111,3 +113,17 @@ class TestPostgres:
 def test_a_wait_that_fails_says_for_what() -> None:
     with pytest.raises(TimedOut, match="not within 0 s: the moon"):
         wait_for(lambda: None, timeout=0, what="the moon")
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["in-memory", "persistent"])
+def test_redis_keeps_over_a_crash_what_it_is_asked_to_keep(persistent: bool) -> None:
+    if find_redis() is None:
+        missing("Redis is not installed (apt-get install redis-server)")
+    client_of = importlib.import_module("redis").Redis.from_url
+    with Redis(password="secret", persistent=persistent) as server:
+        with client_of(server.url) as client:
+            client.set("key", "value")
+        server.kill()
+        server.start()
+        with client_of(server.url) as client:
+            assert client.get("key") == (b"value" if persistent else None)
