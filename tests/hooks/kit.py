@@ -31,7 +31,7 @@ from servers.postgres import Postgres, find_binaries
 from servers.process import free_port
 from tests.support import missing
 
-__all__ = ["ApiServer", "shared_api", "signed"]
+__all__ = ["ApiServer", "close_shared", "shared_api", "signed"]
 
 SECRET = "a secret of tests"
 _PASSWORD = "of-admin"
@@ -159,6 +159,12 @@ def shared_api(config: pytest.Config) -> ApiServer:
         config.add_cleanup(server.close)
         config.stash[_SERVER] = server.start()
     return config.stash[_SERVER]
+
+
+def close_shared(config: pytest.Config) -> None:
+    """End it before the run ends; who asks for one later gets another."""
+    config.stash[_SERVER].close()
+    del config.stash[_SERVER]
 
 
 _SERVER = pytest.StashKey[ApiServer]()
