@@ -7,8 +7,8 @@ long as somebody holds it.
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
 import uuid
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace

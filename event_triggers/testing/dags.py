@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -137,7 +136,7 @@ def _text(value: Any) -> str:
 @contextmanager
 def _impatient(dag: DAG) -> Iterator[None]:
     """Retry without delay: nobody turns the clock of ``dag.test()``."""
-    before = [(task, task.retry_delay) for task in dag.tasks if hasattr(task, "retry_delay") and not _mapped(task)]
+    before = [(task, task.retry_delay) for task in dag.tasks]
     for task, _ in before:
         task.retry_delay = timedelta()
     try:
@@ -145,7 +144,3 @@ def _impatient(dag: DAG) -> Iterator[None]:
     finally:
         for task, delay in before:
             task.retry_delay = delay
-
-
-def _mapped(task: Any) -> bool:
-    return "retry_delay" not in signature(type(task).__init__).parameters and not hasattr(task, "_BaseOperator__instantiated")

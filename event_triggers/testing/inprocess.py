@@ -1,4 +1,4 @@
-"""Airflow's ``dag.test()`` with groups: what is put in the place of two of its steps, and what is read off afterwards."""
+"""Airflow's ``dag.test()`` with groups: what is put in the place of two of its steps, and what is read afterwards."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def _refuse_a_running_loop() -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise OfflineError("run_dag runs an event loop of its own; call it from a test that is no coroutine (def, not async)")
+    raise OfflineError(
+        "run_dag runs an event loop of its own; call it from a test that is no coroutine (def, not async)"
+    )
 
 
 @contextmanager
@@ -169,7 +171,9 @@ def _result(run: Any, errors: Mapping[str, BaseException], groups: Mapping[str, 
     xcoms: dict[str, dict[str, Any]] = {}
     with create_session() as session:
         where = {"dag_id": run.dag_id, "run_id": run.run_id}
-        tis = sorted(session.scalars(select(TaskInstance).filter_by(**where)), key=lambda ti: (ti.task_id, ti.map_index))
+        tis = sorted(
+            session.scalars(select(TaskInstance).filter_by(**where)), key=lambda ti: (ti.task_id, ti.map_index)
+        )
         for row in session.scalars(select(XComModel).filter_by(**where)):
             name = _name_of(row.task_id, row.map_index)
             xcoms.setdefault(name, {})[row.key] = BaseXCom.deserialize_value(row)
