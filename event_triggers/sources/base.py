@@ -353,7 +353,9 @@ def _registered(kind: str) -> type[Source]:
     try:
         return find(kind)
     except InvalidEventError as error:
-        raise InvalidEventError(f"source {kind!r} cannot be imported here: {error}; restart the triggerer then") from error
+        raise InvalidEventError(
+            f"source {kind!r} cannot be imported here: {error}; restart the triggerer then"
+        ) from error
 
 
 def _made(cls: type[Source], path: str, fields: Mapping[str, Any]) -> Source:
