@@ -17,7 +17,7 @@ __all__: list[str] = []
 def pytest_configure(config: pytest.Config) -> None:
     """Let failures inside the suite show their values, as in any test module."""
     pytest.register_assert_rewrite("event_triggers.testing.conformance")
-    if not config.pluginmanager.hasplugin("asyncio"):
+    if not _has_asyncio(config):
         config.addinivalue_line("markers", "asyncio: a coroutine of a conformance suite of event_triggers.")
 
 
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test of the suite where nobody else does."""
     ours = getattr(pyfuncitem.cls, "event_triggers_conformance", False)
-    if not ours or pyfuncitem.config.pluginmanager.hasplugin("asyncio"):
+    if not ours or _has_asyncio(pyfuncitem.config):
         return None
     function = pyfuncitem.obj
     if not inspect.iscoroutinefunction(inspect.unwrap(function)):
@@ -33,3 +33,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     names = pyfuncitem._fixtureinfo.argnames
     asyncio.run(function(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
+
+
+def _has_asyncio(config: pytest.Config) -> bool:
+    """Whether pytest-asyncio is there, by its entry point or by ``-p``."""
+    return any(config.pluginmanager.hasplugin(name) for name in ("asyncio", "pytest_asyncio", "pytest_asyncio.plugin"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_in_process"]
 
+_AIRFLOWS_OWN = ("Multiple rows returned with uselist=False", "Using `httpx` with `starlette")
+
 
 def run_in_process(
     dag: DAG,
@@ -32,20 +35,41 @@ def run_in_process(
 ) -> RunResult:
     """Run a DAG to its end."""
     _refuse_a_running_loop()
-    _set_up_database()
-    _register(dag)
     errors: dict[str, BaseException] = {}
     world = World(dag, lines, run_after, _keep)
     try:
-        with _steps_replaced(world, errors):
+        with _airflows_own_warnings_ignored(), _session_left_clean(), _steps_replaced(world, errors):
+            _set_up_database()
+            _register(dag)
             run = dag.test(run_after=run_after, logical_date=logical_date, run_conf=conf)
-        groups = {
-            _name_of(_group_id(dag, task_id), index): playback.result(lines, given)
-            for (task_id, index), playback in world.playbacks.items()
-        }
+            groups = {
+                _name_of(_group_id(dag, task_id), index): playback.result(lines, given)
+                for (task_id, index), playback in world.playbacks.items()
+            }
+            return _result(run, errors, groups)
     finally:
         world.close()
-    return _result(run, errors, groups)
+
+
+@contextmanager
+def _airflows_own_warnings_ignored() -> Iterator[None]:
+    """What Airflow's in-process API imports, and its look at a DAG that changed between two tests, warn of."""
+    with warnings.catch_warnings():
+        for text in _AIRFLOWS_OWN:
+            warnings.filterwarnings("ignore", message=text)
+        yield
+
+
+@contextmanager
+def _session_left_clean() -> Iterator[None]:
+    """The next run in this process begins with a session of its own, however this one ends."""
+    from airflow import settings
+
+    try:
+        yield
+    finally:
+        if settings.Session is not None:
+            settings.Session.remove()
 
 
 def _refuse_a_running_loop() -> None:

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run_pytest(folder: Path, *arguments: str) -> tuple[int, str]:
-    """As a reader who has pytest and this package, and none of the plugins of this environment: they are slow to load."""
+    """As a reader who has pytest and this package, and none of the other plugins here, which load slowly."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "event_triggers.pytest_plugin", *arguments]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
