@@ -93,7 +93,11 @@ def _steps_replaced(world: World, errors: dict[str, BaseException]) -> Iterator[
 
     def inline(trigger: Any, task_sdk_ti: Any) -> Any:
         if isinstance(trigger, EventGroupTrigger):
-            return world.run_trigger(trigger, task_sdk_ti)
+            try:
+                return world.run_trigger(trigger, task_sdk_ti)
+            except Exception as error:
+                errors[_name_of(task_sdk_ti.task_id, task_sdk_ti.map_index)] = error
+                raise
         return run_trigger(trigger, task_sdk_ti)
 
     def task_in_process(*, ti: Any, **kwargs: Any) -> Any:
