@@ -30,7 +30,7 @@ from event_triggers.terms import Timeline
 from event_triggers.testing.clock import ManualClock
 from event_triggers.testing.ledger import MemoryLedger
 
-__all__ = ["Playback", "Step"]
+__all__ = ["Playback", "Step", "no_connection"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,11 @@ class Step:
     over: bool
 
 
-async def _no_connection(conn_id: str) -> BrokerConnection:
+async def no_connection(conn_id: str) -> BrokerConnection:
+    """What a hub is given that reaches no broker.
+
+    :raises ConnectionMissingError: always.
+    """
     raise ConnectionMissingError(conn_id)
 
 
@@ -64,7 +68,7 @@ class Playback:
         self.ref = GroupRef(group.dag_id, group.run.run_id, group.task_id, map_index)
         self.clock = ManualClock(begin)
         self.ledger = MemoryLedger()
-        self.hub = Hub(_no_connection, clock=self.clock)
+        self.hub = Hub(no_connection, clock=self.clock)
         self.events, self.feeds = impersonated(group.events)
         self.timeline = self.lay_out(begin, warned=False)
         self.task: asyncio.Task[Any] | None = None

@@ -57,6 +57,7 @@ def run_dag(
     :param conf: the run's configuration.
     :param variables: Airflow variables, for the time of the run; what is no string is given as JSON.
     :raises OfflineError: when something given is not as it must be. What a *task* raises is in the result.
+    :raises EventTriggersError: with an Airflow whose ``dag.test()`` has not the steps that are taken over.
     """
     begin = _moment(run_after) or datetime.now(timezone.utc)
     given = list(messages)

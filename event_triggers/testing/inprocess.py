@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from inspect import signature
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from event_triggers.errors import EventTriggersError
 from event_triggers.group import EventGroup
 from event_triggers.offline.lines import Line, OfflineError
 from event_triggers.testing.results import GroupResult, RunResult
@@ -88,8 +90,7 @@ def _steps_replaced(world: World, errors: dict[str, BaseException]) -> Iterator[
     from airflow.sdk.definitions import dag as testing
     from airflow.sdk.execution_time import supervisor
 
-    run_trigger: Callable[..., Any] = testing._run_inline_trigger
-    run_task: Callable[..., Any] = supervisor.run_task_in_process
+    run_trigger, run_task = _step(testing, "_run_inline_trigger"), _step(supervisor, "run_task_in_process")
 
     def inline(trigger: Any, task_sdk_ti: Any) -> Any:
         if isinstance(trigger, EventGroupTrigger):
@@ -119,16 +120,29 @@ def _steps_replaced(world: World, errors: dict[str, BaseException]) -> Iterator[
         yield
 
 
+def _step(module: ModuleType, name: str) -> Callable[..., Any]:
+    """A step of ``dag.test()`` that is no part of Airflow's public interface."""
+    step = getattr(module, name, None)
+    if not callable(step):
+        from airflow import __version__
+
+        raise EventTriggersError(
+            f"run_dag cannot run DAGs with Airflow {__version__}: it has no {module.__name__}.{name}. Supported are "
+            "Airflow 3.1 to 3.3; with another one, use run_group, which needs nothing of it"
+        )
+    found: Callable[..., Any] = step
+    return found
+
+
 def _set_up_database() -> None:
     """Make the tables of an empty SQLite database; another one is its owner's to set up."""
     from airflow import settings
     from airflow.utils import db
     from sqlalchemy import inspect
 
-    engine = settings.engine
-    if engine is None:
-        settings.configure_orm()
-        engine = settings.engine
+    if settings.engine is None:
+        settings.configure_orm()  # type: ignore[no-untyped-call]
+    engine: Any = settings.engine
     if inspect(engine).has_table("dag_run"):
         return
     if engine.dialect.name != "sqlite":
@@ -145,14 +159,14 @@ def _register(dag: DAG) -> None:
     except ImportError:  # before Airflow 3.2
         from airflow.models.dagbag import DagBag, sync_bag_to_db  # type: ignore[no-redef]
 
-    manager = DagBundlesManager()
+    manager = DagBundlesManager()  # type: ignore[no-untyped-call]
     manager.sync_bundles_to_db()
     bundle = next(iter(manager.get_all_dag_bundles()))
     # Before Airflow 3.2 its example DAGs come along.
     own_only: dict[str, Any] = {"include_examples": False} if "include_examples" in signature(DagBag).parameters else {}
     bag = DagBag(collect_dags=False, **own_only)
     bag.dags = {dag.dag_id: dag}
-    dag.validate()
+    dag.validate()  # type: ignore[no-untyped-call]
     for task in dag.tasks:
         task.resolve_template_files()
     sync_bag_to_db(bag, bundle.name, None)
@@ -174,7 +188,7 @@ def _keep_marker(playback: GroupPlayback, event: str, task_id: str, session: Any
     from sqlalchemy import select
 
     ref, ledger = playback.ref, playback.ledger
-    place = {"dag_id": ref.dag_id, "run_id": ref.run_id, "task_id": task_id, "map_index": ref.map_index}
+    place: dict[str, Any] = {"dag_id": ref.dag_id, "run_id": ref.run_id, "task_id": task_id, "map_index": ref.map_index}
     ti = session.scalar(select(TaskInstance).filter_by(**place))
     facts = ledger.facts(ref, event)
     if ti is None:

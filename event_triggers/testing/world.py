@@ -23,15 +23,19 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 
+from event_triggers.errors import EventTriggersError
 from event_triggers.event import Event
+from event_triggers.hub import Hub
 from event_triggers.ledger import DEFAULT_PAYLOAD_LIMIT
 from event_triggers.offline.dagfile import Group, Run
 from event_triggers.offline.lines import Line, OfflineError
-from event_triggers.offline.playback import Playback, Step
+from event_triggers.offline.playback import Playback, Step, no_connection
 from event_triggers.offline.replaying import Replayed, still_missing
 from event_triggers.runtime import Runtime, use_runtime
 from event_triggers.sources.base import Source
 from event_triggers.terms import Terms
+from event_triggers.testing.clock import ManualClock
+from event_triggers.testing.ledger import MemoryLedger
 from event_triggers.testing.results import GroupResult
 from event_triggers.trigger import EventGroupTrigger
 from event_triggers.verdict import Status, Verdict
@@ -82,7 +86,7 @@ class GroupPlayback(Playback):
         if started not in self.tries:
             started = self.clock.now().isoformat()
             self.tries.add(started)
-        return started  # type: ignore[return-value]
+        return started
 
     async def _deliver_all(self, lines: Sequence[Line]) -> None:
         while not self.paused and self.next < len(lines):
@@ -107,7 +111,7 @@ class GroupPlayback(Playback):
     def _noted(self, event: TriggerEvent) -> TriggerEvent:
         """What happened, and the event in the form that a worker resumes with."""
         if isinstance(event, TaskSuccessEvent):
-            received = (event.xcoms or {}).get("return_value") or {}
+            received: Any = (event.xcoms or {}).get("return_value") or {}
             self.verdict = Verdict(Status.COMPLETE, received=received)
             # There is no triggerer that ends the task, so a worker does.
             return TriggerEvent({"status": Status.COMPLETE.value, "received": received})  # type: ignore[no-untyped-call]
@@ -184,11 +188,20 @@ class World:
         index = -1 if ti.map_index is None else int(ti.map_index)
         playback = self.playbacks.get((ti.task_id, index))
         if playback is None:
-            playback = self.playbacks[ti.task_id, index] = self._begin_group(trigger, ti, index)
+            try:
+                playback = self.playbacks[ti.task_id, index] = self._begin_group(trigger, ti, index)
+            except EventTriggersError:
+                # The trigger finds the same fault, and tells its sensor.
+                return self._loop.run_until_complete(self._told(trigger))
         try:
             return self._loop.run_until_complete(playback.play(trigger, self._lines))
         finally:
             self._keep(playback, trigger.markers)
+
+    async def _told(self, trigger: EventGroupTrigger) -> TriggerEvent:
+        clock = ManualClock(self._begin)
+        use_runtime(Runtime(Hub(no_connection, clock=clock), MemoryLedger(), clock, DEFAULT_PAYLOAD_LIMIT))
+        return await _first(trigger)
 
     def _begin_group(self, trigger: EventGroupTrigger, ti: Any, index: int) -> GroupPlayback:
         events = {name: Event.deserialize(data) for name, data in trigger.events.items()}

@@ -46,7 +46,7 @@ def test_a_source_of_your_own_passes_the_suite_as_printed(folder: Path) -> None:
 def test_source_has_as_many_lines_as_the_page_says() -> None:
     text = blocks("custom-source.md")["folder_source.py"]
     lines = [line for line in text.splitlines() if line and not line.startswith(("import ", "from "))]
-    assert len(lines) == 31
+    assert len(lines) <= 30
 
 
 def test_suite_runs_with_pytest_asyncio_in_its_strict_mode(folder: Path) -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, task, task_group
 
 from event_triggers import Event, EventGroup, EventGroupSensor, EventMarker, KafkaTopic, MqttTopic, SqsQueue, at_least
+from event_triggers.errors import EventTriggersError
 from event_triggers.message import Message
 from event_triggers.offline.lines import OfflineError
 from event_triggers.testing import MemoryQueue, RunResult, Sent, run_dag, run_group
 
 pytestmark = [
-    # dag.test() leaves its supervisor's sockets and the database to the end of the process.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    # dag.test() leaves its supervisor's sockets and its connection to the database to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed database in:ResourceWarning"),
 ]
 RUN_AFTER = "2026-11-22T06:00:00Z"
 START = datetime(2026, 11, 22, 6, tzinfo=timezone.utc)
@@ -185,6 +187,37 @@ def test_groups_side_by_side_and_one_behind_the_other() -> None:
     assert result.groups["second"].ended == START + timedelta(minutes=80)
 
 
+def test_mapped_group_has_a_wait_for_each_index() -> None:
+    with DAG("mapped", schedule=None) as dag:
+
+        @task_group
+        def site(name: str) -> None:
+            shift = Event(KafkaTopic("shifts"), match={"site": ["{{ ti.map_index }}"]})
+            inputs = EventGroup("inputs", {"shift": shift}, timeout=HOUR)
+
+            @task
+            def after(payload: Any, of: str) -> Any:
+                return [of, payload["n"]]
+
+            inputs >> after(inputs["shift"].output, name)
+
+        site.expand(name=["north", "south", "west"])
+    sent = [Sent(body={"site": str(index), "n": 10 * index}, stream="shifts") for index in (1, 0, 3)]
+    result = run(dag, *sent)
+    assert result.state == "failed"
+    assert [result.groups[f"site.inputs[{index}]"].complete for index in range(3)] == [True, True, False]
+    assert [result.states[f"site.inputs.shift[{index}]"] for index in range(3)] == [
+        "success",
+        "success",
+        "upstream_failed",
+    ]
+    assert result.outputs["site.inputs.shift[1]"] == {"site": "1", "n": 10}
+    assert result.outputs["site.after[1]"] == ["south", 10]
+    assert result.outputs["site.after[0]"] == ["north", 0]
+    assert result.states["site.after[2]"] == "upstream_failed"
+    assert set(result.errors) == {"site.inputs.wait[2]"}
+
+
 def test_sensor_by_hand_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "by_hand.py"
     path.write_text((Path(__file__).parents[2] / "dags" / "by_hand.py").read_text())
@@ -203,7 +236,10 @@ def test_wrong_value_of_a_template_is_the_tasks_error() -> None:
     dag = group_dag({"a": Event(KafkaTopic("a"), since="{{ params.wanted }} o'clock")}, timeout=HOUR)
     result = run(dag)
     assert result.state == "failed"
-    assert type(result.errors["inputs.wait"]).__name__ == "InvalidEventError"
+    error = str(result.errors["inputs.wait"])
+    assert error.startswith("the group could not wait: InvalidEventError: ")
+    assert "1 o'clock" in error
+    assert f"inputs.wait: failed, AirflowException: {error}" in str(result)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +256,16 @@ def test_wrong_value_of_a_template_is_the_tasks_error() -> None:
 def test_what_is_given_wrongly_is_told(call: Callable[[DAG], Any], error: str) -> None:
     with pytest.raises(OfflineError, match=error):
         call(group_dag({"a": Event(KafkaTopic("a"))}))
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["airflow.sdk.definitions.dag._run_inline_trigger", "airflow.sdk.execution_time.supervisor.run_task_in_process"],
+)
+def test_airflow_without_the_steps_that_are_taken_over_is_refused(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(step)
+    with pytest.raises(EventTriggersError, match=rf"it has no {re.escape(step)}\. Supported are Airflow 3\.1 to 3\.3"):
+        run(group_dag({"a": Event(KafkaTopic("a"))}))
 
 
 async def test_coroutine_is_told_that_it_cannot_run_a_dag() -> None:
