@@ -88,8 +88,8 @@ def sensor_of(dags: Iterable[DAG], group: str, dag_id: str | None, where: str) -
         there = "; ".join(known) or "none"
         raise OfflineError(f"{where} has no group {group!r}{f' in DAG {dag_id!r}' if dag_id else ''}; it has {there}")
     if len(found) > 1:
-        names = ", ".join(str(one.dag.dag_id) for one in found)
-        raise OfflineError(f"several DAGs of {where} have a group {group!r} ({names}); choose one with --dag")
+        owners = ", ".join(str(one.dag.dag_id) for one in found)
+        raise OfflineError(f"several DAGs of {where} have a group {group!r} ({owners}); choose one with --dag")
     return found[0]
 
 

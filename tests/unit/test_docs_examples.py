@@ -19,7 +19,7 @@ from tests.unit.dag_kit import in_the_database
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
 _BLOCK = re.compile(r'^```(\w+) title="([^"]*)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 _OTHERS = ("custom-source.md", "testing-dags.md")
-"""Pages whose blocks are whole files: test_docs_testing.py runs them."""
+"""Pages whose blocks are whole files: test_docs_testing.py and test_run_dag.py run them."""
 _COMMAND = "python -m event_triggers test-group "
 
 

@@ -1,4 +1,4 @@
-"""The pages on testing: their files are written as they are printed, and run as a reader would."""
+"""The page on sources of one's own: its files are written as they are printed, and run as a reader would."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _BLOCK = re.compile(r'^```\w+ title="([^"]*)"\n(.*?)^```$', re.MULTILINE | re.DO
 
 
 def blocks(page: str) -> dict[str, str]:
+    """The files that a page prints, by name."""
     return dict(_BLOCK.findall((HOWTO / page).read_text()))
 
 
@@ -95,11 +96,3 @@ def test_pytest_plugin_imports_next_to_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["event_triggers"]
-
-
-def test_tests_of_a_dag_pass_as_printed(tmp_path: Path) -> None:
-    for name, text in blocks("testing-dags.md").items():
-        (tmp_path / name).write_text(text)
-    code, said = run_pytest(tmp_path)
-    assert code == 0, said
-    assert "3 passed" in said

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from event_triggers.errors import EventTriggersError
 from event_triggers.message import Message
 from event_triggers.offline.lines import OfflineError
 from event_triggers.testing import MemoryQueue, RunResult, Sent, run_dag, run_group
+from tests.unit.test_docs_testing import blocks
 
 pytestmark = [
     # dag.test() leaves its supervisor's sockets and its connection to the database to the garbage collector.
@@ -292,3 +298,23 @@ def test_sensor_by_hand_in_a_group_of_its_own() -> None:
     result = run(dag, Sent(body={"x": 1}))
     assert result.outputs["m"] == {"x": 1}
     assert result.groups["wait"].complete
+
+
+def test_tests_of_a_dag_pass_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, where Airflow's in-process API is made already: that takes longer than all these tests."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name, text in blocks("testing-dags.md").items():
+        (tmp_path / name).write_text(text)
+    home = os.environ["AIRFLOW_HOME"]
+    runpy.run_path(str(tmp_path / "conftest.py"))
+    assert os.environ["AIRFLOW_HOME"] == home  # one that is set is kept
+    try:
+        tests = vars(import_module("test_daily_close"))
+        found = [name for name in tests if name.startswith("test_")]
+        for name in found:
+            tests[name]()
+    finally:
+        for name in ("daily_close", "test_daily_close"):
+            sys.modules.pop(name, None)
+    assert len(found) == 3
