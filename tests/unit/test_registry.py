@@ -69,7 +69,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 def test_ours_are_registered_like_any_other() -> None:
     assert find("kafka") is KafkaTopic
-    assert {"kafka", "sqs", "mqtt"} <= {one.kind for one in registered()}
+    ours = {"amqp", "asset", "kafka", "mqtt", "nats", "redis", "sqs", "webhook"}
+    assert ours <= {one.kind for one in registered()}
     assert [one.error for one in registered()] == [None] * len(registered())
 
 
