@@ -32,6 +32,7 @@ class Command(Protocol):
 
 
 COMMANDS = {
+    "sources": "event_triggers.sources.command",
     "test-group": "event_triggers.offline.command",
     "test-pattern": "event_triggers.offline.pattern",
 }

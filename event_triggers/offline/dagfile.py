@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from inspect import signature
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from event_triggers.sensor import EventGroupSensor
 
-__all__ = ["Group", "Run", "find_sensor", "render"]
+__all__ = ["Group", "Run", "find_sensor", "read_dags", "render", "sensor_of"]
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,27 @@ class Group:
 
 
 def find_sensor(path: Path, group: str, dag_id: str | None = None) -> EventGroupSensor:
-    """The sensor of a group.
+    """The sensor of a group of a DAG file.
 
     :param group: the ``group_id`` of an :class:`~event_triggers.EventGroup`, or the task id of its sensor.
     :param dag_id: needed when several DAGs of the file have such a group.
     :raises OfflineError: when the file has a mistake, or no such group; tells what there is.
+    """
+    return sensor_of(read_dags(path), group, dag_id, str(path))
+
+
+def sensor_of(dags: Iterable[DAG], group: str, dag_id: str | None, where: str) -> EventGroupSensor:
+    """The sensor of a group of one of these DAGs.
+
+    :param where: how errors call the place where they are from.
+    :raises OfflineError: when there is no such group, or several; tells what there is.
     """
     from event_triggers.group import EventGroup
     from event_triggers.sensor import EventGroupSensor
 
     found: list[EventGroupSensor] = []
     known: list[str] = []
-    for dag in _dags(path):
+    for dag in dags:
         if dag_id is not None and dag.dag_id != dag_id:
             continue
         for task in dag.tasks:
@@ -77,14 +86,18 @@ def find_sensor(path: Path, group: str, dag_id: str | None = None) -> EventGroup
                 found.append(task)
     if not found:
         there = "; ".join(known) or "none"
-        raise OfflineError(f"{path} has no group {group!r}{f' in DAG {dag_id!r}' if dag_id else ''}; it has {there}")
+        raise OfflineError(f"{where} has no group {group!r}{f' in DAG {dag_id!r}' if dag_id else ''}; it has {there}")
     if len(found) > 1:
-        dags = ", ".join(str(one.dag.dag_id) for one in found)
-        raise OfflineError(f"several DAGs of {path} have a group {group!r} ({dags}); choose one with --dag")
+        owners = ", ".join(str(one.dag.dag_id) for one in found)
+        raise OfflineError(f"several DAGs of {where} have a group {group!r} ({owners}); choose one with --dag")
     return found[0]
 
 
-def _dags(path: Path) -> list[DAG]:
+def read_dags(path: Path) -> list[DAG]:
+    """The DAGs of a file.
+
+    :raises OfflineError: when it cannot be imported.
+    """
     if not path.is_file():
         raise OfflineError(f"there is no file {path}")
     try:

@@ -1,19 +1,26 @@
-"""Streams that stand for the brokers of a group: they deliver what the file holds, and nothing is settled anywhere."""
+"""Streams that stand for the brokers of a group: they deliver what the file holds, and nothing is settled anywhere.
+
+A source that stands for another can be serialised and loaded again, in this process: a feed is found by its name for as
+long as somebody holds it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
+from event_triggers.errors import InvalidEventError
 from event_triggers.event import Event
 from event_triggers.message import Message
 from event_triggers.offline.lines import Line
-from event_triggers.sources.base import LogStream, Opening, Outcome, Position, Settlement, Source, Stream
+from event_triggers.sources.base import LogStream, Opening, Outcome, Position, Settlement, Source, Stream, load_source
 from event_triggers.sources.kafka import KafkaTopic
 from event_triggers.sources.mqtt import MqttTopic
 from event_triggers.sources.sqs import SqsQueue
@@ -27,6 +34,8 @@ class Feed:
     """What one source delivers."""
 
     def __init__(self) -> None:
+        self.name = uuid.uuid4().hex
+        _feeds[self.name] = self
         self.messages: list[Message] = []
         self.waiting: list[Message] = []
         """Of a queue: what is to be delivered, again or for the first time."""
@@ -45,12 +54,32 @@ class Feed:
             stream.wake()
 
 
+_feeds: WeakValueDictionary[str, Feed] = WeakValueDictionary()
+
+
+def _load_feed(name: str) -> Feed:
+    try:
+        return _feeds[name]
+    except KeyError:
+        raise InvalidEventError(f"nobody delivers the messages of feed {name!r} any more") from None
+
+
 @dataclass(frozen=True)
 class _Source(Source):
-    """A source of the DAG, with a feed in the place of its broker."""
+    """A source of the DAG, with a feed in the place of its broker; or both, as :meth:`serialize` gives them."""
 
     real: Source
     feed: Feed = field(compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.real, Mapping):
+            object.__setattr__(self, "real", load_source(self.real))
+        if isinstance(self.feed, str):
+            object.__setattr__(self, "feed", _load_feed(self.feed))
+
+    def serialize(self) -> dict[str, Any]:
+        path = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"type": path, "real": self.real.serialize(), "feed": self.feed.name}
 
     @property
     def name(self) -> str:
@@ -158,8 +187,13 @@ def impersonated(events: Mapping[str, Event]) -> tuple[dict[str, Event], dict[So
     return changed, feeds
 
 
-def stands_for(line: Line, source: Source, now: datetime) -> Message | None:
-    """The message that this line is on this source; ``None`` when it comes from elsewhere."""
+def stands_for(line: Line, source: Source, now: datetime, events: Collection[str] = ()) -> Message | None:
+    """The message that this line is on this source; ``None`` when it comes from elsewhere.
+
+    :param events: the names of the events that wait for this source.
+    """
+    if line.event is not None and line.event not in events:
+        return None
     if line.source is not None and line.source != source.kind:
         return None
     stream = _stream(line, source)

@@ -39,6 +39,7 @@ class Line:
     :param number: of its line in the file.
     :param source: the kind of broker that it comes from; ``None`` for any.
     :param stream: the topic or queue; ``None`` for any.
+    :param event: the name of an event, whose source delivers it; ``None`` for any. Not from a file.
     """
 
     number: int
@@ -48,11 +49,16 @@ class Line:
     key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
     timestamp: datetime | None = None
+    event: str | None = None
 
     @property
     def place(self) -> str:
         """Where it comes from, for people."""
-        return " ".join(part for part in (self.source, self.stream) if part) or "from anywhere"
+        return " ".join(part for part in (self.source, self.stream) if part) or self._anywhere
+
+    @property
+    def _anywhere(self) -> str:
+        return "from anywhere" if self.event is None else f"for event {self.event}"
 
 
 def read_lines(path: Path) -> list[Line]:

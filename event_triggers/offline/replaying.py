@@ -8,44 +8,18 @@ all that can run without the clock runs.
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from event_triggers.callables import CALLABLE_TIMEOUT
-from event_triggers.errors import ConnectionMissingError
-from event_triggers.hub import Hub
-from event_triggers.ledger import GroupRef
-from event_triggers.message import Message
 from event_triggers.offline.dagfile import Group
-from event_triggers.offline.feed import impersonated, stands_for
 from event_triggers.offline.lines import Line
-from event_triggers.sources.base import BrokerConnection, Source
+from event_triggers.offline.playback import Playback, Step
 from event_triggers.terms import Timeline
-from event_triggers.testing.clock import ManualClock
-from event_triggers.testing.ledger import MemoryLedger
 from event_triggers.verdict import Status, Verdict
 from event_triggers.wait import GroupWait
 
-__all__ = ["Replayed", "Step", "replay"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One message.
-
-    :param messages: what it is on each source that delivers it.
-    :param before: the states of the markers before it.
-    :param over: whether the wait was over before it.
-    """
-
-    line: Line
-    at: datetime
-    messages: dict[Source, Message]
-    before: dict[str, str | None]
-    over: bool
+__all__ = ["Replayed", "Step", "replay", "still_missing"]
 
 
 @dataclass
@@ -78,132 +52,63 @@ async def replay(group: Group, lines: Sequence[Line]) -> Replayed:
     return await _Replay(group).run(lines)
 
 
-async def _no_connection(conn_id: str) -> BrokerConnection:
-    raise ConnectionMissingError(conn_id)
-
-
-class _Replay:
+class _Replay(Playback):
     def __init__(self, group: Group) -> None:
-        self._group = group
-        self._ref = GroupRef(group.dag_id, group.run.run_id, group.task_id)
-        self._clock = ManualClock(group.run.run_after)
-        self._ledger = MemoryLedger()
-        self._hub = Hub(_no_connection, clock=self._clock)
-        self._events, self._feeds = impersonated(group.events)
-        self._timeline = self._lay_out(warned=False)
-        self._replayed = Replayed(group, self._timeline)
-        self._waiting: asyncio.Task[Verdict] | None = None
-        # What one message sets off is a few steps for each event.
-        self._turns = 200 + 50 * len(group.events)
+        super().__init__(group, group.run.run_after)
+        self._replayed = Replayed(group, self.timeline)
 
-    def _lay_out(self, *, warned: bool) -> Timeline:
-        group = self._group
-        return Timeline.of(group.terms, group.events, group.run.run_after, group.timeout, warned=warned)
+    @property
+    def paused(self) -> bool:
+        """Never: what comes when the wait is over is told with its moment too."""
+        return False
 
     async def run(self, lines: Sequence[Line]) -> Replayed:
         """Replay all lines."""
-        self._begin(self._timeline)
-        await self._settle()
+        replayed = self._replayed
+        self._begin(self.timeline)
+        await self.settle()
         try:
             for line in lines:
-                await self._turn_to(line.timestamp)
-                await self._deliver(line)
-            self._sum_up()
-            return self._replayed
+                if line.timestamp is not None:
+                    await self.turn_to(line.timestamp)
+                replayed.steps.append(await self.deliver(line, over=replayed.verdict is not None))
+            replayed.states, replayed.took = self.states(), self.took()
+            verdict = replayed.verdict
+            replayed.missing = list(verdict.missing) if verdict is not None else still_missing(self)
+            return replayed
         finally:
-            await self._end()
+            await self.close()
 
     def _begin(self, timeline: Timeline) -> None:
         wait = GroupWait(
-            self._ref,
-            self._events,
-            self._group.markers,
-            hub=self._hub,
-            ledger=self._ledger,
-            clock=self._clock,
-            terms=self._group.terms,
+            self.ref,
+            self.events,
+            self.group.markers,
+            hub=self.hub,
+            ledger=self.ledger,
+            clock=self.clock,
+            terms=self.group.terms,
             timeline=timeline,
         )
-        self._waiting = asyncio.get_running_loop().create_task(wait.run(), name="event_triggers: offline wait")
+        self.task = asyncio.get_running_loop().create_task(wait.run(), name="event_triggers: offline wait")
 
-    async def _end(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            await asyncio.wait({self._waiting})
+    def ended(self) -> bool:
+        """A warning is given, and the wait goes on."""
+        assert self.task is not None  # noqa: S101 - what has ended had begun
+        verdict: Verdict = self.task.result()
+        if verdict.status is not Status.WARNING:
+            self._replayed.verdict = verdict
+            return False
+        self._replayed.warned = (self.clock.now(), list(verdict.missing))
+        self._begin(self.lay_out(self.group.run.run_after, warned=True))
+        return True
 
-    async def _settle(self) -> None:
-        """Let everything run that can run without the clock; a warning is given, and the wait goes on."""
-        while True:
-            await self._run_dry()
-            task = self._waiting
-            if task is None:
-                return
-            if not task.done():
-                if not self._joined():
-                    return
-                # Complete; behind a failed marker the join is marked for some seconds more.
-                self._clock.advance(1)
-                continue
-            verdict = task.result()
-            if verdict.status is not Status.WARNING:
-                self._replayed.verdict = verdict
-                return
-            self._replayed.warned = (self._clock.now(), list(verdict.missing))
-            self._begin(self._lay_out(warned=True))
 
-    def _joined(self) -> bool:
-        join = self._group.terms.join
-        return join is not None and self._ledger.state(self._ref, join) == "success"
-
-    async def _run_dry(self) -> None:
-        began = time.monotonic()
-        while True:
-            for _ in range(self._turns):
-                await asyncio.sleep(0)
-            # A function that is asked about a message runs in a thread of its own.
-            asked = any(thread.name.endswith("match callable") for thread in threading.enumerate())
-            if not asked or time.monotonic() - began > CALLABLE_TIMEOUT:
-                return
-            await asyncio.sleep(0.001)
-
-    async def _turn_to(self, moment: datetime | None) -> None:
-        if moment is None:
-            return
-        due = [self._timeline.deadline, self._timeline.warn_at, *self._timeline.events.values()]
-        stops = sorted(at for at in due if at is not None and self._clock.now() < at <= moment)
-        for stop in (*stops, moment):
-            if stop > self._clock.now():
-                self._clock.advance(stop - self._clock.now())
-                await self._settle()
-
-    async def _deliver(self, line: Line) -> None:
-        now = self._clock.now()
-        messages: dict[Source, Message] = {}
-        for source in self._feeds:
-            message = stands_for(line, source, now)
-            if message is not None:
-                messages[source] = message
-        step = Step(line, now, messages, self._states(), self._replayed.verdict is not None)
-        self._replayed.steps.append(step)
-        if step.over:
-            return
-        for source, message in messages.items():
-            self._feeds[source].push(message)
-        await self._settle()
-
-    def _states(self) -> dict[str, str | None]:
-        return {name: self._ledger.state(self._ref, name) for name in self._events}
-
-    def _sum_up(self) -> None:
-        replayed = self._replayed
-        replayed.states = self._states()
-        for name in self._events:
-            ids = self._ledger.ids(self._ref, name)
-            replayed.took[name] = [int(one.removeprefix("line ")) for one in ids]
-        if replayed.verdict is not None:
-            replayed.missing = list(replayed.verdict.missing)
-            return
-        for name, event in self._group.events.items():
-            got = len(replayed.took[name])
-            if replayed.states[name] is None and event.required and got < event.count:
-                replayed.missing.append(f"{name} ({got} of {event.count})" if event.count > 1 else name)
+def still_missing(playback: Playback) -> list[str]:
+    """The required events that have not come yet; how many of how many, where it takes several."""
+    took, states, missing = playback.took(), playback.states(), []
+    for name, event in playback.group.events.items():
+        got = len(took[name])
+        if states[name] is None and event.required and got < event.count:
+            missing.append(f"{name} ({got} of {event.count})" if event.count > 1 else name)
+    return missing

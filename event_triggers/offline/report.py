@@ -20,12 +20,15 @@ from event_triggers.verdict import Status
 __all__ = ["report"]
 
 
-def report(replayed: Replayed) -> Iterator[str]:
-    """The report, line by line."""
+def report(replayed: Replayed, word: str = "line") -> Iterator[str]:
+    """The report, line by line.
+
+    :param word: what a message is called: by the line of a file, or by its place in a list.
+    """
     group = replayed.group
     yield f"DAG {group.dag_id}, group {group.task_id}: {_terms(replayed)}"
     for step in replayed.steps:
-        yield f"line {step.line.number}, {step.line.place}, {_moment(step)}"
+        yield f"{word} {step.line.number}, {step.line.place}, {_moment(step)}"
         for text in _of_step(replayed, step):
             yield f"  {text}"
     yield from _end(replayed)

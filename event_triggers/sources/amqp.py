@@ -78,6 +78,9 @@ class AmqpQueue(Source):
     unmatched: str = "release"
 
     kind: ClassVar[str] = "amqp"
+    conn_type: ClassVar[str] = "amqp"
+    client: ClassVar[str] = "aio_pika"
+    install: ClassVar[str] = "airflow-event-triggers[amqp]"
 
     def __post_init__(self) -> None:
         if isinstance(self.routing_key, list):

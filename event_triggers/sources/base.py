@@ -222,6 +222,12 @@ class Source(ABC):
     """Short name of the source's kind, for logs and notes: ``"kafka"``."""
     replayable: ClassVar[bool] = False
     """Whether this is a log (its streams are :class:`LogStream`) rather than a queue."""
+    conn_type: ClassVar[str] = ""
+    """The type of the Airflow connection that it needs; empty when it needs none."""
+    client: ClassVar[str] = ""
+    """The Python package that :meth:`open` imports and that is not there by itself: ``"aiokafka"``."""
+    install: ClassVar[str] = ""
+    """What brings that package, as pip is told it: ``"airflow-event-triggers[kafka]"``."""
     private: ClassVar[bool] = False
     """For queues: whether acknowledging a message takes it from nobody but the group that does (its own session)."""
 
@@ -322,10 +328,14 @@ def _shared(source: Source) -> Source:
 def load_source(data: Mapping[str, Any]) -> Source:
     """Make a source again from what :meth:`Source.serialize` gave.
 
+    :param data: its fields and its ``type``: the dotted path of the class, or the name under which it is registered
+        (see :mod:`event_triggers.sources.registry`).
     :raises InvalidEventError: when the class cannot be imported here, is no source, or does not take these fields.
     """
     fields = dict(data)
     path = str(fields.pop("type", ""))
+    if path and "." not in path:
+        return _made(_registered(path), path, fields)
     module_name, _, class_name = path.rpartition(".")
     try:
         cls = getattr(import_module(module_name), class_name)
@@ -336,6 +346,21 @@ def load_source(data: Mapping[str, Any]) -> Source:
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Source)):
         raise InvalidEventError(f"{path!r} is not a subclass of event_triggers.Source")
+    return _made(cls, path, fields)
+
+
+def _registered(kind: str) -> type[Source]:
+    from event_triggers.sources.registry import find
+
+    try:
+        return find(kind)
+    except InvalidEventError as error:
+        raise InvalidEventError(
+            f"source {kind!r} cannot be imported here: {error}; restart the triggerer then"
+        ) from error
+
+
+def _made(cls: type[Source], path: str, fields: Mapping[str, Any]) -> Source:
     try:
         return _shared(cls(**fields))
     except TypeError as error:

@@ -42,6 +42,9 @@ class KafkaTopic(Source):
     isolation: str | None
 
     kind: ClassVar[str] = "kafka"
+    conn_type: ClassVar[str] = "kafka"
+    client: ClassVar[str] = "aiokafka"
+    install: ClassVar[str] = "airflow-event-triggers[kafka]"
     replayable: ClassVar[bool] = True
 
     def __init__(

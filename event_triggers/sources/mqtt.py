@@ -54,6 +54,9 @@ class MqttTopic(Source):
     """
 
     kind: ClassVar[str] = "mqtt"
+    conn_type: ClassVar[str] = "mqtt"
+    client: ClassVar[str] = "aiomqtt"
+    install: ClassVar[str] = "airflow-event-triggers[mqtt]"
     private: ClassVar[bool] = True
 
     topic: str

@@ -59,6 +59,9 @@ class NatsSubject(Source):
     conn_id: str = "nats_default"
 
     kind: ClassVar[str] = "nats"
+    conn_type: ClassVar[str] = "nats"
+    client: ClassVar[str] = "nats"
+    install: ClassVar[str] = "airflow-event-triggers[nats]"
     replayable: ClassVar[bool] = True
 
     @property

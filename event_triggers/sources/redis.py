@@ -61,6 +61,9 @@ class RedisStream(Source):
     conn_id: str = "redis_default"
 
     kind: ClassVar[str] = "redis"
+    conn_type: ClassVar[str] = "redis"
+    client: ClassVar[str] = "redis"
+    install: ClassVar[str] = "airflow-event-triggers[redis]"
     replayable: ClassVar[bool] = True
 
     @property

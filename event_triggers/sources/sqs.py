@@ -92,6 +92,9 @@ class SqsQueue(Source):
     wait_time_seconds: int = 20
 
     kind: ClassVar[str] = "sqs"
+    conn_type: ClassVar[str] = "aws"
+    client: ClassVar[str] = "aiobotocore"
+    install: ClassVar[str] = "airflow-event-triggers[sqs]"
 
     def key(self, group: str) -> Hashable:
         return (self.kind, self.conn_id, self.region, self.queue)

@@ -26,6 +26,7 @@ class Webhook(AssetSource):
     hook: str
 
     kind: ClassVar[str] = "webhook"
+    conn_type: ClassVar[str] = "webhook"
 
     @property
     def name(self) -> str:

@@ -11,13 +11,22 @@ or :class:`QueueConformance`::
     class TestMySource(QueueConformance):
         pass
 
-It needs pytest-asyncio with ``asyncio_mode = "auto"``. For readable failures put
-``pytest.register_assert_rewrite("event_triggers.testing.conformance")`` into a conftest.
+It needs pytest. With pytest-asyncio, in whichever mode, fixtures may be asynchronous; without it this package's plugin
+runs the tests. A failure is a :class:`ContractBrokenError`, which says the rule, what was seen, and where to look.
 """
 
 from event_triggers.testing.conformance.common import SourceConformance
 from event_triggers.testing.conformance.harness import BrokerHarness, Reader, reading
 from event_triggers.testing.conformance.logs import LogConformance
 from event_triggers.testing.conformance.queues import QueueConformance
+from event_triggers.testing.conformance.rules import ContractBrokenError
 
-__all__ = ["BrokerHarness", "LogConformance", "QueueConformance", "Reader", "SourceConformance", "reading"]
+__all__ = [
+    "BrokerHarness",
+    "ContractBrokenError",
+    "LogConformance",
+    "QueueConformance",
+    "Reader",
+    "SourceConformance",
+    "reading",
+]

@@ -103,20 +103,26 @@ class Reader:
     async def batch(self) -> list[Message]:
         """The next batch, which may be empty."""
         with anyio.fail_after(self._patience):
-            return list(await self._batches.__anext__())
+            return list(await self._pull())
+
+    async def _pull(self) -> Sequence[Message]:
+        try:
+            return await self._batches.__anext__()
+        except StopAsyncIteration:
+            raise AssertionError("the stream ended by itself; it must yield for ever, or raise") from None
 
     async def take(self, count: int) -> list[Message]:
         """Pull batches until at least ``count`` messages are there; all of them, also those above ``count``."""
         messages: list[Message] = []
         with anyio.fail_after(self._patience):
             while len(messages) < count:
-                messages += await self._batches.__anext__()
+                messages += await self._pull()
         return messages
 
     async def collect(self, into: list[Message], bodies: Iterable[bytes]) -> None:
         """Pull into a list until it holds all of these bodies. Not bounded, and what was pulled stays in the list."""
         while not {message.body for message in into}.issuperset(bodies):
-            into += await self._batches.__anext__()
+            into += await self._pull()
 
     async def bodies(self, count: int) -> list[bytes | None]:
         """As :meth:`take`, only the bodies."""

@@ -17,6 +17,7 @@ from event_triggers.testing.conformance.harness import (
     numbered,
     reading,
 )
+from event_triggers.testing.conformance.rules import rule
 
 __all__ = ["LogConformance"]
 
@@ -26,18 +27,30 @@ class LogConformance(SourceConformance):
 
     replayable: ClassVar[bool | None] = True
 
+    @rule(
+        "a log without a start begins behind the newest message",
+        mend="look the end up in open() or watch() when opening.start is None",
+    )
     async def test_begins_behind_the_newest_message(self, harness: BrokerHarness) -> None:
         await harness.publish(*numbered("old", 3))
         async with reading(harness) as reader:
             await harness.publish(b"new")
             assert await reader.bodies(1) == [b"new"]
 
+    @rule(
+        "a partition that the start does not name is read from its beginning",
+        mend="take the offset with opening.start.get(partition, the first), and tell {} from None",
+    )
     async def test_empty_position_begins_at_the_beginning(self, harness: BrokerHarness) -> None:
         bodies = numbered("all", 7)
         await harness.publish(*bodies)
         async with reading(harness, start={}) as reader:
             check_order(harness, await reader.take(len(bodies)), bodies)
 
+    @rule(
+        "position() is valid from the first watch() on",
+        mend="find out where the stream stands in open() or watch(), not when the first batch is asked for",
+    )
     async def test_position_before_the_first_message(self, harness: BrokerHarness) -> None:
         """A connection that breaks before it delivered anything must not lose what came in between."""
         await harness.publish(*numbered("old", 3))
@@ -48,6 +61,10 @@ class LogConformance(SourceConformance):
             await harness.publish(b"last")
             check_order(harness, await reader.take(2), [b"unseen", b"last"])
 
+    @rule(
+        "position() is just behind what was yielded, never where the client has fetched to",
+        mend="move it on right before the batch is yielded; JSON values only",
+    )
     async def test_position_is_exact_after_each_batch(self, harness: BrokerHarness) -> None:
         """Fetching ahead does not move the position; yielding does, to just behind what was yielded."""
         bodies = numbered("exact", 30)
@@ -65,6 +82,10 @@ class LogConformance(SourceConformance):
             seen += await reader.take(len(bodies) + 1 - len(seen))
         check_order(harness, seen, [*bodies, b"last"])
 
+    @rule(
+        "a stream opened at after(message) begins with the next message",
+        mend="override after() where offsets are not numbers that go up by one",
+    )
     async def test_goes_on_behind_any_message(self, harness: BrokerHarness) -> None:
         """The hub may have dispatched half a batch when the connection breaks."""
         bodies = numbered("middle", 20)
@@ -77,6 +98,10 @@ class LogConformance(SourceConformance):
         async with reading(harness, start=start) as reader:
             check_order(harness, await reader.take(len(rest)), [m.body or b"" for m in rest])
 
+    @rule(
+        "offsets rise within a partition, and a message has the same id on every stream",
+        mend="make the id of the broker's own facts (partition and offset), not of a counter or the time",
+    )
     async def test_offsets_and_ids(self, harness: BrokerHarness) -> None:
         bodies = numbered("offsets", 20)
         await harness.publish(*bodies)
@@ -90,6 +115,13 @@ class LogConformance(SourceConformance):
             last[message.partition] = message.offset
         assert {m.body: m.id for m in once} == {m.body: m.id for m in twice}, "ids change from stream to stream"
 
+    @rule(
+        (
+            "locate() gives the first message stamped at or after a moment, the end where there is none, and "
+            "disturbs nobody"
+        ),
+        mend="compare aware timestamps; look up beside the stream's own reading",
+    )
     async def test_locate_finds_what_was_stamped_since(self, harness: BrokerHarness) -> None:
         bodies = numbered("since", 6)
         for body in bodies:
@@ -116,6 +148,10 @@ class LogConformance(SourceConformance):
                 pulling.cancel()
                 await asyncio.wait({pulling})
 
+    @rule(
+        "locate() before everything gives the beginning",
+        mend="return the first offset of each partition there",
+    )
     async def test_locate_before_everything_is_the_beginning(self, harness: BrokerHarness) -> None:
         bodies = numbered("early", 4)
         await harness.publish(*bodies)
@@ -124,6 +160,12 @@ class LogConformance(SourceConformance):
         async with reading(harness, start=start) as reader:
             check_order(harness, await reader.take(4), bodies)
 
+    @rule(
+        "locate() on an empty log gives its end, so that the next message is read",
+        mend=(
+            "return the end of each partition; never leave one out that the next message may come to before it is read"
+        ),
+    )
     async def test_locate_on_an_empty_log(self, harness: BrokerHarness) -> None:
         async with reading(harness) as live:
             start = await live.log.locate(datetime.now(timezone.utc) - timedelta(days=1))

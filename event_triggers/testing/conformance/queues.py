@@ -18,6 +18,7 @@ from event_triggers.testing.conformance.harness import (
     reading,
     until_undelivered,
 )
+from event_triggers.testing.conformance.rules import rule
 
 __all__ = ["QueueConformance"]
 
@@ -27,6 +28,10 @@ class QueueConformance(SourceConformance):
 
     replayable: ClassVar[bool | None] = False
 
+    @rule(
+        "an accepted message is acknowledged at the broker",
+        mend="acknowledge in settle() for Outcome.ACCEPTED, and return when the broker has it",
+    )
     async def test_accepted_messages_are_gone(self, harness: BrokerHarness) -> None:
         bodies = numbered("done", 12)
         async with reading(harness) as reader:
@@ -42,6 +47,12 @@ class QueueConformance(SourceConformance):
             await reader.settle(again)
         await until_undelivered(harness, 0)
 
+    @rule(
+        "settle() works while the next batch is waited for",
+        mend=(
+            "do not hold a lock over both; where the client cannot do both at once, use one task that does the talking"
+        ),
+    )
     async def test_settles_while_a_pull_waits(self, harness: BrokerHarness) -> None:
         async with reading(harness) as reader:
             await harness.publish(b"one")
@@ -59,6 +70,10 @@ class QueueConformance(SourceConformance):
                 await asyncio.wait({pulling})
         await until_undelivered(harness, 0)
 
+    @rule(
+        "settle() may be repeated",
+        mend="pass over receipts that are good for nothing any more",
+    )
     async def test_settling_twice_is_harmless(self, harness: BrokerHarness) -> None:
         async with reading(harness) as reader:
             await harness.publish(b"one", b"two")
@@ -72,6 +87,10 @@ class QueueConformance(SourceConformance):
             await reader.settle(later)
         await until_undelivered(harness, 0)
 
+    @rule(
+        "what was not settled comes again, with the same id; nothing is acknowledged anywhere but in settle()",
+        mend="switch the client's auto-acknowledgement off; take the id from the broker",
+    )
     async def test_unsettled_messages_come_again(self, harness: BrokerHarness) -> None:
         one, two, three, four = numbered("again", 4)
         async with reading(harness) as reader:
@@ -86,12 +105,27 @@ class QueueConformance(SourceConformance):
             await reader.settle(messages)
         await until_undelivered(harness, 0)
 
+    @rule(
+        "a released message goes the way that the harness states (released_comes_again)",
+        mend=(
+            "give it back to the broker on Outcome.RELEASED; do not acknowledge it, or say in the harness that it "
+            "does not come again"
+        ),
+    )
     async def test_released_messages_come_again(self, harness: BrokerHarness) -> None:
         await self._check_outcome(harness, Outcome.RELEASED, harness.released_comes_again)
 
+    @rule(
+        "an abandoned message comes again: a group wanted it and could not record it",
+        mend="give it back on Outcome.ABANDONED, or leave it unacknowledged",
+    )
     async def test_abandoned_messages_come_again(self, harness: BrokerHarness) -> None:
         await self._check_outcome(harness, Outcome.ABANDONED, True)
 
+    @rule(
+        "a rejected message goes the broker's way for poison (rejected_comes_again)",
+        mend="acknowledge, dead-letter or leave it on Outcome.REJECTED, as the harness says",
+    )
     async def test_rejected_messages(self, harness: BrokerHarness) -> None:
         await self._check_outcome(harness, Outcome.REJECTED, harness.rejected_comes_again)
 
@@ -110,6 +144,10 @@ class QueueConformance(SourceConformance):
             await reader.settle(messages)
         await until_undelivered(harness, 0)
 
+    @rule(
+        "settle() on a closed stream returns or raises, in bounded time",
+        mend="look whether the connection is there before you wait for an answer",
+    )
     async def test_settling_on_a_closed_stream_returns(self, harness: BrokerHarness) -> None:
         async with reading(harness) as reader:
             await harness.publish(b"late")
