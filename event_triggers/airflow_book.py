@@ -24,13 +24,14 @@ from weakref import WeakValueDictionary
 import anyio
 
 from event_triggers.airflow_api import AirflowApi, path_of
-from event_triggers.airflow_series import FACTS_KEY, PAYLOAD_KEY, Series
+from event_triggers.airflow_series import Series
 from event_triggers.clock import Clock
 from event_triggers.errors import AirflowApiError
 from event_triggers.flag import Flag
 from event_triggers.ledger import Arrival, Book, GroupRef, Received, as_text, facts_of, held_by, merged, over_round
 from event_triggers.marking import Mark, MarkingLine
-from event_triggers.notes import place_note
+from event_triggers.marks import FACTS_KEY, PAYLOAD_KEY
+from event_triggers.notes import note_again
 from event_triggers.text import shown
 from event_triggers.xcoms import MarkerKey, XComs
 
@@ -186,7 +187,7 @@ class AirflowBook(Book):
         key = self.keys[arrival.event]
         async with self._desk.lock(key):
             now = await self._patiently(lambda: self._store(arrival))
-        note = arrival.messages[-1].note if arrival.messages else _note_again(now, arrival.wanted)
+        note = arrival.messages[-1].note if arrival.messages else note_again(now, arrival.wanted)
         if len(now) >= arrival.wanted:
             await self._patiently(lambda: self._mark(Mark(key, note)))
             self._states[arrival.event] = "success"
@@ -348,14 +349,6 @@ class AirflowBook(Book):
 async def _append_one(series: Series, one: Received) -> bool:
     await series.append([one])
     return True
-
-
-def _note_again(held: Sequence[Received], wanted: int) -> str | None:
-    """The note of a marker whose last messages were recorded by a wait that ended before it could mark."""
-    if not held:
-        return None
-    last = held[-1]
-    return place_note(last.source, last.stream, last.position, last.timestamp or last.received_at, len(held), wanted)
 
 
 def _in_text(one: Received, reason: str) -> dict[str, Any]:
