@@ -22,11 +22,13 @@ from datetime import datetime, timedelta
 import anyio
 
 from event_triggers.airflow_api import AirflowApi, path_of
-from event_triggers.airflow_book import ASK_AGAIN, END_STATES, AirflowBook, Desk
+from event_triggers.airflow_book import AirflowBook
+from event_triggers.airflow_desk import END_STATES, Desk
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.errors import AirflowApiError, ConfigurationError
 from event_triggers.ledger import Book, GroupRef, Ledger
 from event_triggers.marking import WORKERS, MarkingLine
+from event_triggers.patience import ASK_AGAIN
 from event_triggers.text import plain_logger
 from event_triggers.xcoms import XComs
 

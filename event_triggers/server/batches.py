@@ -1,4 +1,4 @@
-"""Many marks of many runs: run by run, each in its own transaction, and every mark is answered whatever becomes of others.
+"""Many marks of many runs: each run in its own transaction, each mark answered whatever becomes of the others.
 
 Flow: who asks must be allowed to; payloads that Airflow reserves are refused; then the runs are written one after the
 other, first those that nobody has locked. A transaction that lost against another one is repeated. One that fails over
