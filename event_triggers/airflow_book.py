@@ -1,6 +1,6 @@
 """One group's part of the ledger in a real Airflow: what its markers hold, and what becomes of it.
 
-Reading is done here, writing by :mod:`event_triggers.airflow_public`.
+Reading is done here, writing by :mod:`event_triggers.airflow_routed` and :mod:`event_triggers.airflow_public`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import anyio
 
 from event_triggers.airflow_desk import END_STATES, Desk
 from event_triggers.airflow_public import PublicWriter
+from event_triggers.airflow_routed import RoutedWriter
 from event_triggers.airflow_series import Series
 from event_triggers.errors import AirflowApiError
 from event_triggers.ledger import Arrival, Book, GroupRef, Received, over_round
@@ -27,6 +28,7 @@ from event_triggers.xcoms import MarkerKey
 __all__ = ["ASK_AGAIN", "AirflowBook"]
 
 _KEPT = "candidate_"
+_DECIDED = ("failed", "skipped", "removed")
 
 
 class AirflowBook(Book):
@@ -44,6 +46,7 @@ class AirflowBook(Book):
         self._changed = asyncio.Event()
         self._patience = Patience(desk.clock, tell)
         self._public = PublicWriter(desk, self.keys, self._rounds, self._patience)
+        self._writer = RoutedWriter(desk, self.keys, self._public, self._patience, self.changed)
 
     @property
     def trouble(self) -> str | None:
@@ -98,6 +101,7 @@ class AirflowBook(Book):
         )
         if series.exists:
             self._public.begun(event)
+        self._writer.holds(event, series.held)
         return series.held
 
     async def sensor_state(self) -> str | None:
@@ -121,18 +125,18 @@ class AirflowBook(Book):
         return held
 
     async def _record_one(self, arrival: Arrival, held: dict[str, tuple[Received, ...]]) -> None:
-        now = await self._public.record(arrival)
-        if len(now) >= arrival.wanted:
+        now = await self._writer.record(arrival)
+        if len(now) >= arrival.wanted and self._states.get(arrival.event) not in _DECIDED:
             self._states[arrival.event] = "success"
         held[arrival.event] = tuple(replace(one, payload=None, note="") for one in now)
 
     async def end(self, event: str, state: str, note: str) -> None:
-        await self._public.mark(Mark(self.keys[event], note, state))
         self._states[event] = state
+        await self._writer.mark(event, Mark(self.keys[event], note, state))
 
     async def join(self, task_id: str) -> None:
         key = MarkerKey(self._group.dag_id, self._group.run_id, task_id, self._group.map_index)
-        await self._public.mark(Mark(key))
+        await self._writer.mark(None, Mark(key), anyway=True)
 
     # ------------------------------------------------------------------ what may count
 

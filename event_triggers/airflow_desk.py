@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from event_triggers.airflow_api import AirflowApi, path_of
 from event_triggers.clock import Clock
 from event_triggers.marking import MarkingLine
+from event_triggers.marking_route import MarkingRoute
 from event_triggers.xcoms import MarkerKey, XComs
 
 __all__ = ["END_STATES", "MARKER_OPERATOR", "Desk"]
@@ -25,6 +26,7 @@ class Desk:
 
     api: AirflowApi
     marks: MarkingLine
+    route: MarkingRoute
     xcoms: XComs
     clock: Clock
     _locks: WeakValueDictionary[MarkerKey, asyncio.Lock] = field(default_factory=WeakValueDictionary)

@@ -36,6 +36,8 @@ _NEEDED: tuple[tuple[Any, DagAccessEntity], ...] = (
     ("PUT", DagAccessEntity.XCOM),
 )
 """What the public routes that do the same ask for."""
+_BREATH = 0.001
+"""Seconds between two transactions, for whoever else wants this process."""
 _MOST_TRIES = 5
 _FIRST_PAUSE = 0.02
 _LOST_AGAINST_ANOTHER = {"40001", "40P01", "1205", "1213"}
@@ -67,6 +69,7 @@ def write_batch(runs: Sequence[RunMarks], user: Any) -> list[list[Answer]]:
                 answers[number] = _write(run, author, wait=False)
             except Busy:
                 later.append(number)
+            time.sleep(_BREATH)
         for number in later:
             answers[number] = _write(runs[number], author, wait=True)
     except (OperationalError, PoolTimeout) as error:
