@@ -5,6 +5,8 @@ No scheduler runs beside it: what a test finds in the database is what requests 
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import httpx
-from airflow import settings
+from airflow import __version__, settings
 from airflow.models import DagRun, Log
 from airflow.models.taskinstance import TaskInstance, TaskInstanceNote
 from airflow.models.xcom import XComModel
@@ -25,10 +27,11 @@ from sqlalchemy import select, update
 from event_triggers.api_settings import ApiSettings
 from event_triggers.marker import EventMarker
 
-__all__ = ["DAG_ID", "MARKERS", "Database", "Server", "TaskState", "running_server"]
+__all__ = ["AFTER_3_1", "DAG_ID", "MARKERS", "Database", "Server", "TaskState", "running_server"]
 
 DAG_ID = "groups"
 MARKERS = ("orders", "shifts", "stock")
+AFTER_3_1 = tuple(int(part) for part in __version__.split(".")[:2]) > (3, 1)
 USERS = {"marker": "user", "looker": "viewer"}
 
 
@@ -65,7 +68,7 @@ class Database:
                 run_after=now,
                 run_type=DagRunType.MANUAL,
                 triggered_by=DagRunTriggeredByType.TEST,
-                state="running",  # type: ignore[arg-type]
+                state="running",
                 session=session,
             )
             session.flush()
@@ -167,8 +170,6 @@ def running_server(url: str, home: Any) -> Iterator[Server]:
 
 
 def _settings_of(url: str, home: Any, passwords: Mapping[str, str]) -> dict[str, str]:
-    import json
-
     file = home / "passwords.json"
     file.write_text(json.dumps(passwords))
     return {
@@ -193,18 +194,14 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        _connect_lazily()
+        _connect()
 
 
 def _connect() -> None:
-    settings.dispose_orm(do_log=False)
-    settings.configure_vars()
-    settings.configure_orm()
-
-
-def _connect_lazily() -> None:
-    settings.configure_vars()
-    settings.configure_orm()
+    untyped: Any = settings
+    untyped.dispose_orm(do_log=False)
+    untyped.configure_vars()
+    untyped.configure_orm()
 
 
 def _create_tables() -> None:
@@ -212,7 +209,8 @@ def _create_tables() -> None:
     from airflow.models.base import Base
     from airflow.utils.db import synchronize_log_template
 
-    import_all_models()
+    import_all: Any = import_all_models
+    import_all()
     Base.metadata.create_all(settings.engine)
     synchronize_log_template()
 
@@ -223,11 +221,9 @@ def _write_dag() -> None:
     from airflow.providers.standard.operators.empty import EmptyOperator
     from airflow.serialization.serialized_objects import LazyDeserializedDAG
 
-    try:
-        from airflow.serialization.definitions.dag import SerializedDAG
-    except ImportError:  # before Airflow 3.2
-        from airflow.serialization.serialized_objects import SerializedDAG
-
+    stored_dags = importlib.import_module(
+        "airflow.serialization.definitions.dag" if AFTER_3_1 else "airflow.serialization.serialized_objects"
+    )
     with DAG(DAG_ID, schedule=None, start_date=datetime(2030, 1, 1, tzinfo=timezone.utc)) as dag:
         markers = [EventMarker(task_id=name) for name in MARKERS]
         EmptyOperator(task_id="wait") >> markers >> EmptyOperator(task_id="close_books")
@@ -236,7 +232,7 @@ def _write_dag() -> None:
         session.add(DagBundleModel(name="bundle"))
         session.flush()
         lazy = LazyDeserializedDAG.from_dag(dag)
-        SerializedDAG.bulk_write_to_db("bundle", None, [lazy], session=session)
+        stored_dags.SerializedDAG.bulk_write_to_db("bundle", None, [lazy], session=session)
         SerializedDagModel.write_dag(lazy, bundle_name="bundle", session=session)
 
 
