@@ -38,6 +38,8 @@ _NEEDED: tuple[tuple[Any, DagAccessEntity], ...] = (
 """What the public routes that do the same ask for."""
 _BREATH = 0.001
 """Seconds between two transactions, for whoever else wants this process."""
+_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0)
+"""Seconds before each try at a run that somebody has locked. A scheduler at work holds 20 runs for less than one."""
 _MOST_TRIES = 5
 _FIRST_PAUSE = 0.02
 _LOST_AGAINST_ANOTHER = {"40001", "40P01", "1205", "1213"}
@@ -66,12 +68,12 @@ def write_batch(runs: Sequence[RunMarks], user: Any) -> list[list[Answer]]:
                 answers[number] = [Answer(status=403, detail=detail) for _ in run.marks]
                 continue
             try:
-                answers[number] = _write(run, author, wait=False)
+                answers[number] = _write(run, author)
             except Busy:
                 later.append(number)
             time.sleep(_BREATH)
         for number in later:
-            answers[number] = _write(runs[number], author, wait=True)
+            answers[number] = _write_when_free(runs[number], author)
     except (OperationalError, PoolTimeout) as error:
         raise DatabaseAway(text_of(error)) from error
     return answers
@@ -86,10 +88,21 @@ def _may_mark(dag_id: str, user: Any) -> bool:
     )
 
 
-def _write(run: RunMarks, author: Author, *, wait: bool) -> list[Answer]:
+def _write_when_free(run: RunMarks, author: Author) -> list[Answer]:
+    """Write a run that somebody has locked, as soon as it is free; nobody else is to wait for that for ever."""
+    for pause in _PAUSES:
+        time.sleep(pause)
+        try:
+            return _write(run, author)
+        except Busy:
+            continue
+    return [Answer(status=503, detail="the run is locked by somebody else, and was so for seconds") for _ in run.marks]
+
+
+def _write(run: RunMarks, author: Author) -> list[Answer]:
     answers = [_reserved(mark) for mark in run.marks]
     marks = [mark for mark, refusal in zip(run.marks, answers, strict=True) if refusal is None]
-    written = iter(_write_well(RunMarks(run.dag_id, run.run_id, marks), author, wait) if marks else ())
+    written = iter(_write_well(RunMarks(run.dag_id, run.run_id, marks), author) if marks else ())
     return [next(written) if refusal is None else refusal for refusal in answers]
 
 
@@ -102,9 +115,9 @@ def _reserved(mark: Mark) -> Answer | None:
     return None
 
 
-def _write_well(run: RunMarks, author: Author, wait: bool) -> list[Answer]:
+def _write_well(run: RunMarks, author: Author) -> list[Answer]:
     try:
-        return _repeatedly(lambda: write_run(run, author, wait=wait))
+        return _repeatedly(lambda: write_run(run, author))
     except (Busy, OperationalError, PoolTimeout):
         raise
     except Exception as error:

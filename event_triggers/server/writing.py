@@ -82,14 +82,13 @@ class _Found:
         return next((change.note for _, change in reversed(self.changes) if change.note), None)
 
 
-def write_run(run: RunMarks, author: Author, *, wait: bool) -> list[Answer]:
+def write_run(run: RunMarks, author: Author) -> list[Answer]:
     """Make the marks of a run.
 
-    :param wait: whether to wait for whoever holds the run's lock, the scheduler most likely.
-    :raises Busy: when somebody holds it, and ``wait`` is false.
+    :raises Busy: when somebody holds the run's lock, the scheduler most likely.
     """
     with create_session(scoped=False) as session:
-        return _Writer(session, run, author).write(wait)
+        return _Writer(session, run, author).write()
 
 
 class _Writer:
@@ -101,8 +100,8 @@ class _Writer:
         self._found: dict[tuple[str, int], _Found] = {}
         self._run_id = 0
 
-    def write(self, wait: bool) -> list[Answer]:
-        failed_behind = self._lock_run(wait)
+    def write(self) -> list[Answer]:
+        failed_behind = self._lock_run()
         if failed_behind is None:
             return [self._missing(mark) for mark in self._run.marks]
         self._lock_task_instances()
@@ -122,18 +121,18 @@ class _Writer:
 
     # ------------------------------------------------------------------ reading
 
-    def _lock_run(self, wait: bool) -> bool | None:
+    def _lock_run(self) -> bool | None:
         """Whether anything in the run has failed; ``None`` when there is no such run."""
         dag_id, run_id = self._run.dag_id, self._run.run_id
         if self._session.get_bind().dialect.name == "sqlite":
             self._session.execute(_LOCK_SQLITE, {"dag_id": dag_id, "run_id": run_id})
         query = select(_RUN.c.id, _FAILED).where(_RUN.c.dag_id == dag_id, _RUN.c.run_id == run_id)
-        query = with_row_locks(query, self._session, of=_RUN, skip_locked=not wait)
-        row = self._session.execute(query).one_or_none()
+        locking = with_row_locks(query, self._session, of=_RUN, skip_locked=True)
+        row = self._session.execute(locking).one_or_none()
         if row is None:
-            if wait:
-                return None
-            raise Busy
+            if self._session.execute(query).one_or_none() is not None:
+                raise Busy
+            return None
         self._run_id = row[0]
         return bool(row[1])
 

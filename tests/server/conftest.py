@@ -29,5 +29,5 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the user who marks."""
-    async with await server.client() as client:
+    async with server.client() as client:
         yield client

@@ -9,8 +9,8 @@ import importlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -140,14 +140,15 @@ class Server:
         """How the package's own client gets in."""
         return ApiSettings("http://airflow", login=user, password=self._passwords[user], origin="the test")
 
-    async def client(self, user: str | None = "marker") -> httpx.AsyncClient:
+    @asynccontextmanager
+    async def client(self, user: str | None = "marker") -> AsyncIterator[httpx.AsyncClient]:
         """A client of a user, or of nobody."""
-        client = httpx.AsyncClient(base_url="http://airflow", transport=self.transport)
-        if user is not None:
-            login = {"username": user, "password": self._passwords[user]}
-            answer = await client.post("/auth/token", json=login)
-            client.headers["authorization"] = f"Bearer {answer.json()['access_token']}"
-        return client
+        async with httpx.AsyncClient(base_url="http://airflow", transport=self.transport) as client:
+            if user is not None:
+                login = {"username": user, "password": self._passwords[user]}
+                answer = await client.post("/auth/token", json=login)
+                client.headers["authorization"] = f"Bearer {answer.json()['access_token']}"
+            yield client
 
 
 @contextmanager

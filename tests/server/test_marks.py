@@ -9,8 +9,11 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from airflow import settings
 from airflow.listeners import hookimpl
 from airflow.listeners.listener import get_listener_manager
+from airflow.utils.session import create_session
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from event_triggers.marks import MARKS_PATH, MOST_BYTES, MOST_MARKS, PROTOCOL
@@ -195,11 +198,11 @@ async def test_payloads_that_are_refused_are_named_and_hold_up_nothing(
 
 async def test_who_may_not_mark_is_refused(server: Server) -> None:
     run = server.database.new_run()
-    async with await server.client(None) as nobody:
+    async with server.client(None) as nobody:
         assert (await nobody.post(MARKS_PATH, json={"protocol": PROTOCOL, "runs": []})).status_code == 401
         nobody.headers["authorization"] = "Bearer abc"
         assert (await nobody.post(MARKS_PATH, json={"protocol": PROTOCOL, "runs": []})).status_code == 403
-    async with await server.client("looker") as looker:
+    async with server.client("looker") as looker:
         (answer,) = await post(looker, run, mark("orders", message("a")))
     assert answer["status"] == 403
     assert server.database.task(run, "orders").state is None
@@ -236,7 +239,7 @@ async def test_a_database_that_is_away_is_no_refusal(
 
 
 async def test_two_clients_that_record_for_one_marker_lose_nothing(server: Server) -> None:
-    async with await server.client() as one, await server.client() as other:
+    async with server.client() as one, server.client() as other:
         for round_ in range(5):
             run = server.database.new_run()
             marks = [[mark("orders", message(f"{who}{n}"), wanted=8) for n in range(5)] for who in "ab"]
@@ -252,3 +255,19 @@ async def test_two_clients_that_record_for_one_marker_lose_nothing(server: Serve
             assert task.state == "success"
             told = {x["id"] for of in answers for (answer,) in of for x in answer["held"] if isinstance(x, dict)}
             assert told <= set(held)
+
+
+async def test_a_run_that_somebody_holds_is_waited_for_and_no_other(server: Server, client: httpx.AsyncClient) -> None:
+    """As the scheduler holds it. SQLite has no lock of a run: there is nothing to hold."""
+    held, free = server.database.new_run(), server.database.new_run()
+    if settings.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite locks the whole database")
+    with create_session() as session:
+        session.execute(text("SELECT id FROM dag_run WHERE run_id = :run FOR UPDATE"), {"run": held})
+        runs = [{"dag_id": DAG_ID, "run_id": run, "marks": [mark("orders", message("a"))]} for run in (held, free)]
+        posted = asyncio.ensure_future(client.post(MARKS_PATH, json={"protocol": PROTOCOL, "runs": runs}))
+        while server.database.task(free, "orders").state is None:  # noqa: ASYNC110 - only the database knows
+            await asyncio.sleep(0.01)
+        assert server.database.task(held, "orders").state is None
+        session.rollback()
+    assert [one["state"] for (one,) in (await posted).json()["runs"]] == ["success", "success"]
