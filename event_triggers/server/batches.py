@@ -123,9 +123,8 @@ def _write_well(run: RunMarks, author: Author) -> list[Answer]:
     except Exception as error:
         if len(run.marks) == 1:
             return [_refusal(run, error)]
-    return [
-        answer for mark in run.marks for answer in _write_well(RunMarks(run.dag_id, run.run_id, [mark]), author, True)
-    ]
+    apart = [RunMarks(run.dag_id, run.run_id, [mark]) for mark in run.marks]
+    return [answer for one in apart for answer in _write_well(one, author)]
 
 
 def _refusal(run: RunMarks, error: Exception) -> Answer:
