@@ -262,7 +262,7 @@ async def test_a_run_that_somebody_holds_is_waited_for_and_no_other(server: Serv
     held, free = server.database.new_run(), server.database.new_run()
     if str(settings.SQL_ALCHEMY_CONN).startswith("sqlite"):
         pytest.skip("SQLite locks the whole database")
-    with create_session() as session:
+    with create_session(scoped=False) as session:  # the scoped one is what the test looks with
         session.execute(text("SELECT id FROM dag_run WHERE run_id = :run FOR UPDATE"), {"run": held})
         runs = [{"dag_id": DAG_ID, "run_id": run, "marks": [mark("orders", message("a"))]} for run in (held, free)]
         posted = asyncio.ensure_future(client.post(MARKS_PATH, json={"protocol": PROTOCOL, "runs": runs}))

@@ -9,6 +9,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+import pytest
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -154,6 +155,7 @@ def _find_spec(missing):
 # The plugin
 
 
+@pytest.mark.filterwarnings("ignore")  # the routes import Airflow's own, and those warn of what they import
 def test_airflow_finds_the_plugin() -> None:
     found = {point.name: point.value for point in metadata.entry_points(group="airflow.plugins")}
     if "event_triggers" not in found:
