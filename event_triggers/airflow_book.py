@@ -5,7 +5,6 @@ Reading is done here, writing by :mod:`event_triggers.airflow_routed` and :mod:`
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from event_triggers.airflow_public import PublicWriter
 from event_triggers.airflow_routed import RoutedWriter
 from event_triggers.airflow_series import Series
 from event_triggers.errors import AirflowApiError
+from event_triggers.flag import Flag
 from event_triggers.ledger import Arrival, Book, GroupRef, Received, over_round
 from event_triggers.marking import Mark
 from event_triggers.marks import FACTS_KEY
@@ -43,7 +43,7 @@ class AirflowBook(Book):
         self._states: dict[str, str] = {}
         self._rounds: dict[str, str] = {}
         self._news: dict[str, str] = {}
-        self._changed = asyncio.Event()
+        self._changed = Flag()
         self._patience = Patience(desk.clock, tell)
         self._public = PublicWriter(desk, self.keys, self._rounds, self._patience)
         self._writer = RoutedWriter(desk, self.keys, self._public, self._patience, self.changed)

@@ -9,13 +9,13 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
-import pytest
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 
 import event_triggers
 from event_triggers.provider_info import get_provider_info
