@@ -12,7 +12,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 VENV_OLDEST ?= .venv-oldest
 TESTS ?= tests
-TESTS_OLDEST ?= tests/airflow
+TESTS_OLDEST ?= tests/airflow tests/server
 BIN := $(VENV)/bin
 export PYTHON KEEP
 

@@ -130,27 +130,50 @@ class AirflowApi:
         """What is wrong, while the API is away."""
         return next(iter(self._troubled.values()), None)
 
-    async def call(self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None) -> Any:
+    async def ask_once(self, path: str) -> Any:
+        """The document at this path, asked for once; text that says what is wrong when there is none to be had."""
+        answer = await self._send("GET", path, token=self._token)
+        if not isinstance(answer, httpx.Response):
+            return f"{type(answer).__name__}: {answer}"
+        try:
+            return self._document("GET", path, answer)
+        except AirflowApiError as error:
+            return str(error)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
+    ) -> Any:
         """Send one request and give the document that is answered; ``None`` when there is none.
 
         Waits, for as long as it takes, while Airflow is away or overloaded.
+
+        :param content: a JSON document that is encoded already; then it is this document, and not the path alone, that
+            is blamed when Airflow fails over it.
 
         :raises AirflowApiError: when Airflow refuses; its text says what to grant or to configure. Its status is 500
             when Airflow fails over this request and no other.
         """
         backoff = _backoff()
         renewed = False
+        about = path if content is None else f"{path} {hash(content)}"
+        sent = {"json": json} if content is None else {"content": content}
         try:
             while True:
                 token = self._token or await self._renew(None)
-                answer = await self._send(method, path, token=token, json=json, params=params)
+                answer = await self._send(method, path, token=token, params=params, **sent)
                 if isinstance(answer, httpx.Response):
                     if _refuses_token(answer) and not renewed:
                         renewed = True
                         await self._renew(token)
                         continue
-                    if answer.status_code not in _REPEATED or self._is_to_blame(method, path, answer):
-                        self._count_answer(method, path, answer)
+                    if answer.status_code not in _REPEATED or self._is_to_blame(method, about, answer):
+                        self._count_answer(method, about, answer)
                         self._answered(backoff)
                         return self._document(method, path, answer)
                 await self._wait(backoff, answer)
@@ -175,7 +198,9 @@ class AirflowApi:
     async def _send(
         self, method: str, path: str, *, token: str | None = None, **content: Any
     ) -> httpx.Response | httpx.RequestError:
-        headers = {"Authorization": f"Bearer {token}"} if token else None
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if "content" in content:
+            headers["Content-Type"] = "application/json"
         async with self._slots:
             try:
                 return await self._client.request(method, path, headers=headers, **content)
@@ -210,7 +235,7 @@ class AirflowApi:
         if backoff.attempts >= 3:
             text = f"Airflow's API at {self.settings.base_url} {what}"
             if not self._troubled:
-                self._tell(logging.WARNING, f"{text}; what arrives waits for it")
+                self.tell(logging.WARNING, f"{text}; what arrives waits for it")
             self._troubled[backoff] = text
         await self._clock.sleep(pause)
 
@@ -220,9 +245,10 @@ class AirflowApi:
         # Others may sleep for a while before they try again, and find that it is back, too.
         if not self._troubled or self._clock.monotonic() - self._last_failure > _QUIET:
             self._troubled.clear()
-            self._tell(logging.INFO, f"Airflow's API at {self.settings.base_url} is back")
+            self.tell(logging.INFO, f"Airflow's API at {self.settings.base_url} is back")
 
-    def _tell(self, level: int, text: str) -> None:
+    def tell(self, level: int, text: str) -> None:
+        """Write this into the log of everybody who listens."""
         for listener in list(self._listeners):
             listener(level, text)
 

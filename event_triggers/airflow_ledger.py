@@ -22,11 +22,15 @@ from datetime import datetime, timedelta
 import anyio
 
 from event_triggers.airflow_api import AirflowApi, path_of
-from event_triggers.airflow_book import ASK_AGAIN, END_STATES, AirflowBook, Desk
+from event_triggers.airflow_book import AirflowBook
+from event_triggers.airflow_desk import END_STATES, Desk
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.errors import AirflowApiError, ConfigurationError
 from event_triggers.ledger import Book, GroupRef, Ledger
 from event_triggers.marking import WORKERS, MarkingLine
+from event_triggers.marking_route import WORKERS as ROUTE_WORKERS
+from event_triggers.marking_route import MarkingRoute
+from event_triggers.patience import ASK_AGAIN
 from event_triggers.text import plain_logger
 from event_triggers.xcoms import XComs
 
@@ -77,6 +81,7 @@ class AirflowLedger(Ledger):
             del self._outside[tell]
         book = AirflowBook(session.desk, group, markers, tell)
         self._books[book] = None
+        tell(logging.INFO, session.desk.route.way)
         stop_listening = session.desk.api.listen(tell)
         try:
             yield book
@@ -149,7 +154,9 @@ class _Session:
         version = _version((await api.call("GET", path_of("version"))).get("version", ""))
         marks = MarkingLine(api, across_runs=version >= (3, 3))
         xcoms = XComs(api, over_rest=version >= (3, 2))
-        session = cls(Desk(api, marks, xcoms, clock), books)
+        route = MarkingRoute(api, clock)
+        await route.find()
+        session = cls(Desk(api, marks, route, xcoms, clock), books)
         # An empty context: the session outlives the group that happens to start it, and must not log in its name.
         create = asyncio.get_running_loop().create_task
         session._task = contextvars.Context().run(create, session._run(), name="event_triggers: ledger")
@@ -165,6 +172,8 @@ class _Session:
         async with anyio.create_task_group() as group:
             for number in range(WORKERS):
                 group.start_soon(self.desk.marks.work, name=f"event_triggers: marks {number}")
+            for number in range(ROUTE_WORKERS):
+                group.start_soon(self.desk.route.work, name=f"event_triggers: marking route {number}")
             group.start_soon(self._look, name="event_triggers: marks made by hand")
 
     # ------------------------------------------------------------------ marks made by hand

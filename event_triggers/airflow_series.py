@@ -26,12 +26,11 @@ from dataclasses import replace
 from typing import Any
 
 from event_triggers.ledger import Received, facts_of, held_by
+from event_triggers.marks import FACTS_KEY, PAYLOAD_KEY, series_key
 from event_triggers.xcoms import MarkerKey, XComs
 
-__all__ = ["FACTS_KEY", "PAYLOAD_KEY", "Series"]
+__all__ = ["Series"]
 
-FACTS_KEY = "event"
-PAYLOAD_KEY = "return_value"
 _UNKNOWN = 2**31
 
 
@@ -115,7 +114,7 @@ class Series:
         return [replace(one, payload=payload) for one, payload in zip(facts, value["payloads"], strict=True)]
 
     def _name(self, place: int) -> str:
-        return f"{FACTS_KEY}_{self._round}_{place}"
+        return series_key(self._round, place)
 
     async def _all_payloads(self, held: Sequence[Received]) -> list[Any]:
         value = await self._xcoms.get(self._key, PAYLOAD_KEY) if self._listed else None

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from event_triggers.message import Message
 from event_triggers.text import shown
 
-__all__ = ["NOTE_LIMIT", "note_of", "place_note", "shown", "view_of"]
+if TYPE_CHECKING:
+    from event_triggers.ledger import Received
+
+__all__ = ["NOTE_LIMIT", "note_again", "note_of", "place_note", "shown", "view_of"]
 
 NOTE_LIMIT = 1000
 """Airflow's own limit for a note, in characters."""
@@ -29,3 +35,11 @@ def place_note(source: str, stream: str, position: str, when: str, number: int, 
     """The note's first line; all there is of a note when the message itself is not at hand."""
     count = f" ({number} of {wanted})" if wanted > 1 else ""
     return f"{source} {shown(stream, 200)} {shown(position, 200)}{count}, {when}"[:NOTE_LIMIT]
+
+
+def note_again(held: Sequence[Received], wanted: int) -> str | None:
+    """The note of a marker whose last messages were recorded by a wait that ended before it could mark."""
+    if not held:
+        return None
+    last = held[-1]
+    return place_note(last.source, last.stream, last.position, last.timestamp or last.received_at, len(held), wanted)

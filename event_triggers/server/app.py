@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from event_triggers import __version__
 from event_triggers.server import asset_events, hooks
 from event_triggers.server.asset_log import Bell
+from event_triggers.server.marks import router as marks
 
 __all__ = ["create_app"]
 
@@ -23,4 +24,5 @@ def create_app() -> FastAPI:
     bell = Bell()
     app.include_router(hooks.make_router(bell))
     app.include_router(asset_events.make_router(bell))
+    app.include_router(marks)
     return app

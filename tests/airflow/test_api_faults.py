@@ -73,6 +73,8 @@ class Stage:
         self.broker = MemoryBroker(clock=self.clock)
         self.hub = Hub(no_connection, clock=self.clock)
         self.settings = ApiSettings(proxy.url, login="marker", password=airflow.passwords["marker"], origin="the test")
+        self.part = "/event-triggers/"
+        """What is in the path of every request that writes."""
         self.apis: list[AirflowApi] = []
         self.ledger = AirflowLedger(self._make_api, clock=self.clock)
 
@@ -127,8 +129,23 @@ class Stage:
 
 @pytest.fixture
 async def stage(airflow: Airflow, client: AirflowClient, api_proxy: HttpProxy) -> Stage:
+    """Marks go through the marking route."""
     await run_sync(client.wait_parsed, DAG_ID)
     return Stage(airflow, client, api_proxy, await run_sync(client.trigger, DAG_ID))
+
+
+@pytest.fixture
+def public(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """Marks go through the public API: the triggerer is of a release that does not speak this route's protocol."""
+    monkeypatch.setattr("event_triggers.marking_route.PROTOCOL", 0)
+    stage.part = "/dagRuns/"
+    return stage
+
+
+@pytest.fixture(params=["route", "public"])
+def either(request: pytest.FixtureRequest, stage: Stage) -> Stage:
+    """Each of the two."""
+    return stage if request.param == "route" else request.getfixturevalue("public")
 
 
 def fail_in_its_way(proxy: HttpProxy, way: str) -> None:
@@ -142,79 +159,80 @@ def fail_in_its_way(proxy: HttpProxy, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["reset", "hang", "500", "429"])
-async def test_marks_wait_while_airflow_is_away_and_then_all_happen(stage: Stage, way: str) -> None:
+async def test_marks_wait_while_airflow_is_away_and_then_all_happen(either: Stage, way: str) -> None:
     names = [f"event_{number}" for number in range(5)]
     counts = {name: 1 + number % 2 for number, name in enumerate(names)}
-    async with stage.waiting(**counts) as wait:
-        stage.publish("event_0", 0)
-        await until(lambda: stage.accepted("event_0") == 1)
-        stage.proxy.seen.clear()
-        fail_in_its_way(stage.proxy, way)
+    async with either.waiting(**counts) as wait:
+        either.publish("event_0", 0)
+        await until(lambda: either.accepted("event_0") == 1)
+        either.proxy.seen.clear()
+        fail_in_its_way(either.proxy, way)
         for name in names[1:]:
-            stage.publish(name, *range(counts[name]))
-        await until(lambda: len(stage.proxy.seen) > 15 or way == "hang")
-        assert [stage.accepted(name) for name in names[1:]] == [0] * 4, "nothing is acknowledged meanwhile"
-        stage.proxy.restore()
-        assert (await stage.verdict(wait)).status is Status.COMPLETE
-    await stage.check({name: range(count) for name, count in counts.items()})
+            either.publish(name, *range(counts[name]))
+        await until(lambda: len(either.proxy.seen) > 15 or way == "hang")
+        assert [either.accepted(name) for name in names[1:]] == [0] * 4, "nothing is acknowledged meanwhile"
+        either.proxy.restore()
+        assert (await either.verdict(wait)).status is Status.COMPLETE
+    await either.check({name: range(count) for name, count in counts.items()})
 
 
-async def test_an_answer_that_is_cut_after_airflow_has_acted(stage: Stage) -> None:
+async def test_an_answer_that_is_cut_after_airflow_has_acted(either: Stage) -> None:
     """Whether it was done cannot be known, so it is done again, and counts once."""
     counts = {f"event_{number}": 1 + number % 3 for number in range(4)}
-    async with stage.waiting(**counts) as wait:
+    async with either.waiting(**counts) as wait:
         # Payloads, facts, notes and marks, of whatever marker.
-        for method in ("POST", "PATCH"):
-            stage.proxy.cut(method=method, part="/dagRuns/", times=6)
+        methods = ("POST", "PATCH") if either.part == "/dagRuns/" else ("POST",)
+        for method in methods:
+            either.proxy.cut(method=method, part=either.part, times=6)
         for name, count in counts.items():
-            stage.publish(name, *range(count))
-        assert (await stage.verdict(wait)).status is Status.COMPLETE
-    assert stage.proxy.faults("cut") == 12
-    assert all(one.status is not None and one.status < 500 for one in stage.proxy.seen if one.fault == "cut")
-    await stage.check({name: range(count) for name, count in counts.items()})
+            either.publish(name, *range(count))
+        assert (await either.verdict(wait)).status is Status.COMPLETE
+    assert either.proxy.faults("cut") == 6 * len(methods)
+    assert all(one.status is not None and one.status < 500 for one in either.proxy.seen if one.fault == "cut")
+    await either.check({name: range(count) for name, count in counts.items()})
 
 
-async def test_a_conflict_that_is_none_is_not_believed(stage: Stage) -> None:
+async def test_a_conflict_that_is_none_is_not_believed(public: Stage) -> None:
     """What is answered 409 without being there is written all the same."""
-    async with stage.waiting(event_0=1, event_1=2) as wait:
-        stage.proxy.answer(409, method="POST", part="/xcomEntries", times=3)
-        stage.proxy.answer(409, method="PATCH", part="/taskInstances", times=3)
-        stage.publish("event_0", 0)
-        stage.publish("event_1", 0, 1)
-        assert (await stage.verdict(wait)).status is Status.COMPLETE
-    assert stage.proxy.faults("answer") == 6
-    await stage.check({"event_0": [0], "event_1": [0, 1]})
+    async with public.waiting(event_0=1, event_1=2) as wait:
+        public.proxy.answer(409, method="POST", part="/xcomEntries", times=3)
+        public.proxy.answer(409, method="PATCH", part="/taskInstances", times=3)
+        public.publish("event_0", 0)
+        public.publish("event_1", 0, 1)
+        assert (await public.verdict(wait)).status is Status.COMPLETE
+    assert public.proxy.faults("answer") == 6
+    await public.check({"event_0": [0], "event_1": [0, 1]})
 
 
-async def test_a_token_that_ends_in_the_middle(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_token_that_ends_in_the_middle(either: Stage, caplog: pytest.LogCaptureFixture) -> None:
     """Expired, or of an API server that has another secret since it was started again."""
-    async with stage.waiting(event_0=1, event_1=1, event_2=1) as wait:
-        stage.publish("event_0", 0)
-        await until(lambda: stage.accepted("event_0") == 1)
-        (api,) = stage.apis
+    async with either.waiting(event_0=1, event_1=1, event_2=1) as wait:
+        either.publish("event_0", 0)
+        await until(lambda: either.accepted("event_0") == 1)
+        (api,) = either.apis
         assert api._token is not None
         good = api._token
         # A token that this API server has never signed: it refuses it by itself, with 403.
         api._token = "x".join(good.rsplit(good[-10], 1))
-        stage.publish("event_1", 0)
-        await until(lambda: stage.accepted("event_1") == 1)
+        either.publish("event_1", 0)
+        await until(lambda: either.accepted("event_1") == 1)
         # An expired one is refused with 401, which takes a day here; so the proxy says it.
-        stage.proxy.answer(401, part="/dagRuns/", times=3)
-        stage.publish("event_2", 0)
-        assert (await stage.verdict(wait)).status is Status.COMPLETE
-    fetched = [one.path for one in stage.proxy.seen].count("/auth/token")
+        either.proxy.answer(401, part=either.part, times=3)
+        either.publish("event_2", 0)
+        assert (await either.verdict(wait)).status is Status.COMPLETE
+    fetched = [one.path for one in either.proxy.seen].count("/auth/token")
     assert fetched >= 3, "one to begin with, and one for each that ended"
-    await stage.check({"event_0": [0], "event_1": [0], "event_2": [0]})
+    await either.check({"event_0": [0], "event_1": [0], "event_2": [0]})
     assert good not in caplog.text
 
 
-async def test_a_very_slow_airflow_is_waited_for(stage: Stage) -> None:
-    async with stage.waiting(event_0=1, event_1=2) as wait:
-        stage.proxy.delay(0.15)
-        stage.publish("event_0", 0)
-        stage.publish("event_1", 0, 1)
-        assert (await stage.verdict(wait)).status is Status.COMPLETE
-    await stage.check({"event_0": [0], "event_1": [0, 1]})
+async def test_a_very_slow_airflow_is_waited_for(either: Stage) -> None:
+    async with either.waiting(event_0=1, event_1=2) as wait:
+        either.proxy.delay(0.15)
+        either.publish("event_0", 0)
+        either.publish("event_1", 0, 1)
+        assert (await either.verdict(wait)).status is Status.COMPLETE
+    await either.check({"event_0": [0], "event_1": [0, 1]})
 
 
 async def test_an_airflow_that_answers_after_it_was_given_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,25 +251,25 @@ async def test_an_airflow_that_answers_after_it_was_given_up(stage: Stage, monke
 
 
 async def test_a_request_that_airflow_cannot_stand_is_told_and_keeps_no_other_marker_from_turning(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    public: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     names = [f"event_{number}" for number in range(5)]
-    async with stage.waiting(**dict.fromkeys(names, 1)) as wait:
-        stage.proxy.answer(500, method="POST", part="/inputs.event_3/")
+    async with public.waiting(**dict.fromkeys(names, 1)) as wait:
+        public.proxy.answer(500, method="POST", part="/inputs.event_3/")
         for name in names:
-            stage.publish(name, 0)
+            public.publish(name, 0)
         await until(lambda: "Tried again every 30 s" in caplog.text)
-        states = await run_sync(stage.client.states, DAG_ID, stage.group.run_id)
+        states = await run_sync(public.client.states, DAG_ID, public.group.run_id)
         assert [states[f"inputs.{name}"] for name in names] == ["success"] * 3 + [None, "success"]
-        assert stage.accepted("event_3") == 0
+        assert public.accepted("event_3") == 0
         line = next(one for one in caplog.messages if "Tried again every 30 s" in one)
         assert "Airflow answered 500 to POST" in line
         assert "/taskInstances/inputs.event_3/xcomEntries" in line
         assert "5 times or more while it answered others: look into the API server's log" in line
-        stage.proxy.restore()
-        assert (await stage.verdict(wait)).status is Status.COMPLETE
-    await stage.check({name: [0] for name in names})
+        public.proxy.restore()
+        assert (await public.verdict(wait)).status is Status.COMPLETE
+    await public.check({name: [0] for name in names})
 
 
 async def test_memory_is_bounded_while_airflow_is_away(stage: Stage) -> None:

@@ -15,10 +15,13 @@ from typing import Any
 from urllib.parse import unquote
 
 import httpx
+import msgspec
 
 from event_triggers.airflow_api import AirflowApi, ApiSettings
 from event_triggers.airflow_ledger import AirflowLedger
 from event_triggers.ledger import Book, GroupRef
+from event_triggers.marks import PROTOCOL, Answer, Answers, Mark, MarkRequest
+from event_triggers.server.settling import Marker, settle
 from tests.unit.api_kit import Edge, answer, body_of
 from tests.unit.hub_kit import soon
 
@@ -65,9 +68,11 @@ class TaskInstance:
 class FakeAirflow(Edge):
     """Answers for the task instances that a test has put in."""
 
-    def __init__(self, version: str = "3.3.2") -> None:
+    def __init__(self, version: str = "3.3.2", *, route: bool = False) -> None:
         super().__init__(self._handle)
         self.version = version
+        self.route = route
+        """Whether the plugin is loaded, so that there is a marking route."""
         self.instances: list[TaskInstance] = []
         self.refusals: list[tuple[str, str, Refused]] = []
         """Method, part of the path, and the answer, for what is refused."""
@@ -130,6 +135,8 @@ class FakeAirflow(Edge):
             return answer(refused.status, {"detail": refused.detail})
 
     def _answer(self, request: httpx.Request, parts: list[str]) -> httpx.Response:
+        if parts == ["", "event-triggers", "marks"]:
+            return self._marks(request)
         if parts == ["version"]:
             return answer(document={"version": self.version})
         _, dag_id, _, run_id, _, *rest = parts
@@ -197,6 +204,33 @@ class FakeAirflow(Edge):
         place = (entity["dag_id"], entity["dag_run_id"]) if across else (dag_id, run_id)
         return (*place, entity["task_id"], entity["map_index"])
 
+    def _marks(self, request: httpx.Request) -> httpx.Response:
+        if not self.route:
+            raise Refused(404, "Not Found")
+        if request.method == "GET":
+            return answer(document={"protocol": PROTOCOL})
+        asked = msgspec.json.decode(request.content, type=MarkRequest)
+        runs = [[self._mark_one(run.dag_id, run.run_id, mark) for mark in run.marks] for run in asked.runs]
+        return httpx.Response(200, content=msgspec.json.encode(Answers(PROTOCOL, runs)))
+
+    def _mark_one(self, dag_id: str, run_id: str, mark: Mark) -> Answer:
+        for number, message in enumerate(mark.messages or ()):
+            try:
+                _check_value(message.payload)
+            except Refused as refused:
+                return Answer(status=refused.status, detail=str(refused.detail), payload=number)
+        try:
+            one = self.find(dag_id, run_id, mark.task_id, mark.map_index)
+        except Refused as refused:
+            return Answer(status=refused.status, detail=str(refused.detail))
+        change = settle(mark, Marker(one.id, one.state, one.xcoms))
+        one.xcoms = {**one.xcoms, **change.xcoms}
+        if change.note is not None:
+            one.note = change.note
+        if change.state is not None:
+            self.mark(one, change.state)
+        return change.answer
+
     def _xcoms(self, request: httpx.Request, dag_id: str, run_id: str, task_id: str, keys: list[str]) -> httpx.Response:
         body = body_of(request) or {}
         map_index = int(body.get("map_index", request.url.params.get("map_index", -1)))
@@ -236,8 +270,8 @@ def _check_value(value: Any) -> None:
 class World:
     """An Airflow with one group, and what its task log says."""
 
-    def __init__(self) -> None:
-        self.airflow = FakeAirflow()
+    def __init__(self, *, route: bool = False) -> None:
+        self.airflow = FakeAirflow(route=route)
         self.log: list[tuple[int, str]] = []
         self.airflow.add(GROUP.dag_id, GROUP.run_id, GROUP.task_id, operator="EventGroupSensor", state="deferred")
         self.airflow.add(GROUP.dag_id, GROUP.run_id, *MARKERS.values())

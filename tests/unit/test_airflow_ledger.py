@@ -19,9 +19,9 @@ from tests.unit.hub_kit import idle, soon
 EVENTS = tuple(MARKERS)
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
+@pytest.fixture(params=[False, True], ids=["public", "route"])
+def world(request: pytest.FixtureRequest) -> World:
+    return World(route=request.param)
 
 
 def received(identity: str, payload: Any = "default") -> Received:
@@ -56,9 +56,8 @@ async def test_payload_and_facts_are_stored_and_the_marker_is_marked(world: Worl
         "event": {"wanted": 1, "round": marker.id, "messages": [received("a").facts()]},
     }
     writes = [path.rpartition("taskInstances/")[2] for method, path in world.airflow.answered if method != "GET"]
-    assert writes == ["inputs.orders/xcomEntries", "inputs.orders/xcomEntries", "inputs.orders"], (
-        "three writes, in order"
-    )
+    in_order = ["inputs.orders/xcomEntries", "inputs.orders/xcomEntries", "inputs.orders"]
+    assert writes == (["/event-triggers/marks"] if world.airflow.route else in_order)
 
 
 async def test_several_events_at_once(world: World) -> None:
@@ -190,6 +189,7 @@ async def test_what_the_last_try_has_recorded_is_read_back(world: World) -> None
 async def test_what_is_complete_but_not_marked_is_marked(world: World) -> None:
     async with world.book() as book:
         world.airflow.refuse("PATCH", "taskInstances", 403)
+        world.airflow.refuse("POST", "event-triggers", 403)
         recording = asyncio.ensure_future(book.record([arrival("shifts", "a", "b", wanted=2)]))
         await world.airflow.clock.wait_for_sleepers(2)
         recording.cancel()
@@ -297,6 +297,7 @@ async def test_the_state_of_the_sensor(world: World) -> None:
 
 async def test_what_is_not_granted_is_said_once_and_waited_for(world: World) -> None:
     world.airflow.refuse("POST", "xcomEntries", 403, "Forbidden")
+    world.airflow.refuse("POST", "event-triggers", 403, "Forbidden")
     async with world.book() as book:
         recording = asyncio.ensure_future(book.record([arrival("orders", "a"), arrival("stock", "a")]))
         await world.airflow.clock.wait_for_sleepers(3)

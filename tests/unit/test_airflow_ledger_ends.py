@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from tests.unit.fake_airflow import GROUP, World
@@ -10,9 +12,9 @@ from tests.unit.hub_kit import soon
 JOIN = "inputs.join"
 
 
-@pytest.fixture
-def world() -> World:
-    world = World()
+@pytest.fixture(params=[False, True], ids=["public", "route"])
+def world(request: pytest.FixtureRequest) -> World:
+    world = World(route=request.param)
     world.airflow.add(GROUP.dag_id, GROUP.run_id, JOIN)
     return world
 
@@ -23,7 +25,7 @@ async def test_a_marker_is_ended_with_a_note_and_again_after_a_restart(world: Wo
         async with world.book() as book:
             await soon(book.end("orders", state, "why"))
     assert (world.marker("orders").state, world.marker("orders").note) == (state, "why")
-    assert world.log == []
+    assert world.said(logging.WARNING) == world.said(logging.ERROR) == []
 
 
 async def test_the_join_is_marked_whatever_its_state(world: World) -> None:
@@ -33,7 +35,7 @@ async def test_the_join_is_marked_whatever_its_state(world: World) -> None:
             world.airflow.mark(join, state)
             await soon(book.join(JOIN))
             assert join.state == "success"
-    assert world.log == []
+    assert world.said(logging.WARNING) == world.said(logging.ERROR) == []
 
 
 async def test_what_is_no_longer_in_the_dag_holds_up_nobody(world: World) -> None:

@@ -213,6 +213,8 @@ async def test_nothing_runs_before_the_first_group_and_after_the_last(world: Wor
     async with world.book(), world.book():
         assert running() - before == {
             "event_triggers: ledger",
+            "event_triggers: marking route 0",
+            "event_triggers: marking route 1",
             "event_triggers: marks 0",
             "event_triggers: marks 1",
             "event_triggers: marks made by hand",

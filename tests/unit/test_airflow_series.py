@@ -37,9 +37,9 @@ async def record(book: Book, arrival: Arrival) -> list[str]:
     return [one.id for one in (await soon(book.record([arrival])))["shifts"]]
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
+@pytest.fixture(params=[False, True], ids=["public", "route"])
+def world(request: pytest.FixtureRequest) -> World:
+    return World(route=request.param)
 
 
 def triggerer(world: World, rng: random.Random) -> AirflowLedger:

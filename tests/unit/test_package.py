@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 
 import event_triggers
 from event_triggers.provider_info import get_provider_info
@@ -154,6 +155,7 @@ def _find_spec(missing):
 # The plugin
 
 
+@pytest.mark.filterwarnings("ignore")  # the routes import Airflow's own, and those warn of what they import
 def test_airflow_finds_the_plugin() -> None:
     found = {point.name: point.value for point in metadata.entry_points(group="airflow.plugins")}
     if "event_triggers" not in found:

@@ -1,0 +1,51 @@
+"""What all books of one triggerer use of Airflow."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakValueDictionary
+
+from event_triggers.airflow_api import AirflowApi, path_of
+from event_triggers.clock import Clock
+from event_triggers.marking import MarkingLine
+from event_triggers.marking_route import MarkingRoute
+from event_triggers.xcoms import MarkerKey, XComs
+
+__all__ = ["END_STATES", "MARKER_OPERATOR", "Desk"]
+
+END_STATES = ("success", "failed", "skipped", "removed")
+MARKER_OPERATOR = "EventMarker"
+_PAGE = 100
+
+
+@dataclass
+class Desk:
+    """What all books of one triggerer use."""
+
+    api: AirflowApi
+    marks: MarkingLine
+    route: MarkingRoute
+    xcoms: XComs
+    clock: Clock
+    _locks: WeakValueDictionary[MarkerKey, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    def lock(self, key: MarkerKey) -> asyncio.Lock:
+        """Whoever holds it may write the XComs of this marker."""
+        return self._locks.setdefault(key, asyncio.Lock())
+
+    async def markers(self, dag_id: str, run_id: str, **filters: Any) -> list[dict[str, Any]]:
+        """The marker task instances of a run, page by page; ``~`` stands for all.
+
+        :raises AirflowApiError: when Airflow refuses.
+        """
+        path = path_of("dags", dag_id, "dagRuns", run_id, "taskInstances")
+        rows: list[dict[str, Any]] = []
+        while True:
+            params = {"operator": MARKER_OPERATOR, "limit": _PAGE, "offset": len(rows), "order_by": "id", **filters}
+            answer = await self.api.call("GET", path, params=params)
+            page = answer["task_instances"]
+            rows += page
+            if not page or len(rows) >= answer["total_entries"]:
+                return rows

@@ -1,0 +1,204 @@
+"""Marking through the plugin's route in the API server: whatever is due, of all groups, travels together.
+
+Flow: the API server is asked once whether it has the route and speaks our protocol. Then ``mark`` puts a mark into the
+line and waits; :data:`WORKERS` workers take whatever is there, up to :data:`MOST_PER_REQUEST` marks, and answer
+everybody who waits. A lone mark is sent at once, so an idle line adds no delay, and a busy one fills its requests.
+
+Invariants:
+
+* A request that is refused as a whole is sent again mark by mark, so that one mark cannot hold up others; what is
+  refused alone is :exc:`RouteRefused`, and its caller goes the public way.
+* When the route is not there any more, whoever waits is told (:exc:`RouteRefused`), and nobody asks for it before
+  :data:`LOOK_FOR_IT_EVERY` seconds are over. Then the next mark finds out anew.
+* No answer, 429 and 5xx are repeated as for every request (:mod:`event_triggers.airflow_api`).
+
+A mark still in the line at a restart is made again by its group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from event_triggers.airflow_api import AirflowApi
+from event_triggers.clock import Clock
+from event_triggers.errors import AirflowApiError, EventTriggersError
+from event_triggers.marks import MARKS_PATH, PROTOCOL, About, Answer, Answers, Mark
+from event_triggers.text import plain_logger, text_of
+from event_triggers.xcoms import MarkerKey
+
+__all__ = ["LOOK_FOR_IT_EVERY", "MOST_PER_REQUEST", "WORKERS", "MarkingRoute", "RouteRefused"]
+
+log = plain_logger(__name__)
+
+MOST_PER_REQUEST = 300
+MOST_BYTES_PER_REQUEST = 512 * 1024
+"""What a proxy before Airflow may let pass is not known; many stop at a megabyte."""
+WORKERS = 2
+LOOK_FOR_IT_EVERY = 300.0
+"""Seconds between two questions whether the route is there."""
+_GONE = (404, 405, 409, None)
+"""How an API server without the route answers, or one of another protocol, or what is no API server of Airflow's."""
+
+
+class RouteRefused(EventTriggersError):
+    """The route is not there, or does not take this mark; the public API may."""
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    key: MarkerKey
+    encoded: bytes
+    answer: asyncio.Future[Answer]
+
+
+class MarkingRoute:
+    """The route of one API server, and the marks that are due there."""
+
+    def __init__(self, api: AirflowApi, clock: Clock) -> None:
+        self._api = api
+        self._clock = clock
+        self._line: deque[_Waiting] = deque()
+        self._something = asyncio.Event()
+        self._looking = asyncio.Lock()
+        self._look_at = float("-inf")
+        self.there = False
+        """Whether marks are to go this way."""
+        self.why_not = ""
+
+    async def find(self) -> bool:
+        """Whether the route is there; asks when that is not known, or has not been so for a while."""
+        if not self.there and self._clock.monotonic() >= self._look_at:
+            async with self._looking:
+                if not self.there and self._clock.monotonic() >= self._look_at:
+                    await self._look()
+        return self.there
+
+    @property
+    def way(self) -> str:
+        """What is said of the way that marks go."""
+        if self.there:
+            return "markers are marked through the marking route in Airflow's API server"
+        return f"markers are marked through Airflow's public REST API, because {self.why_not}"
+
+    async def mark(self, key: MarkerKey, mark: Mark) -> Answer:
+        """What has become of this mark.
+
+        :raises RouteRefused: when the route has not taken it.
+        """
+        if not self.there:
+            raise RouteRefused(self.why_not)
+        waiting = _Waiting(key, msgspec.json.encode(mark), asyncio.get_running_loop().create_future())
+        self._line.append(waiting)
+        self._something.set()
+        return await waiting.answer
+
+    async def work(self) -> None:
+        """Take from the line and send, for ever."""
+        while True:
+            while not self._line:
+                self._something.clear()
+                await self._something.wait()
+            taken = self._take()
+            try:
+                await self._send(taken)
+            except Exception as error:
+                # The line serves all groups: it must not end with one answer that nobody has foreseen.
+                log.exception("marks could not be sent to the marking route")
+                _refuse(taken, f"marking failed ({text_of(error)})")
+            except BaseException:
+                self._line.extendleft(reversed([waiting for waiting in taken if not waiting.answer.done()]))
+                raise
+
+    # ------------------------------------------------------------------ whether it is there
+
+    async def _look(self) -> None:
+        self._look_at = self._clock.monotonic() + LOOK_FOR_IT_EVERY
+        before = self.why_not
+        answer = await self._api.ask_once(MARKS_PATH)
+        if isinstance(answer, str):
+            self.why_not = f"the API server does not have the marking route ({answer})"
+        else:
+            protocol = _protocol_of(answer)
+            self.there = protocol == PROTOCOL
+            self.why_not = f"the API server's marking route speaks protocol {protocol}, and this triggerer {PROTOCOL}"
+        if self.there and before:
+            self._api.tell(logging.INFO, self.way)
+
+    def _gone(self, error: AirflowApiError) -> None:
+        if self.there:
+            self.there = False
+            self.why_not = f"the marking route is gone: {error}"
+            self._look_at = self._clock.monotonic() + LOOK_FOR_IT_EVERY
+            self._api.tell(logging.WARNING, self.way)
+
+    # ------------------------------------------------------------------ sending
+
+    def _take(self) -> list[_Waiting]:
+        taken: list[_Waiting] = []
+        size = 0
+        while self._line and len(taken) < MOST_PER_REQUEST:
+            waiting = self._line[0]
+            if taken and size + len(waiting.encoded) > MOST_BYTES_PER_REQUEST:
+                break
+            self._line.popleft()
+            if not waiting.answer.done():  # else whoever asked has gone
+                taken.append(waiting)
+                size += len(waiting.encoded)
+        return taken
+
+    async def _send(self, taken: Sequence[_Waiting]) -> None:
+        if not taken:
+            return
+        by_run: dict[tuple[str, str], list[_Waiting]] = {}
+        for waiting in taken:
+            by_run.setdefault(waiting.key[:2], []).append(waiting)
+        body = _body(by_run)
+        try:
+            document = await self._api.call("POST", MARKS_PATH, content=body)
+            answers = msgspec.convert(document, Answers).runs
+            for waiting_of_run, answers_of_run in zip(by_run.values(), answers, strict=True):
+                for waiting, answer in zip(waiting_of_run, answers_of_run, strict=True):
+                    if not waiting.answer.done():
+                        waiting.answer.set_result(answer)
+        except (msgspec.ValidationError, ValueError) as error:
+            self._gone(AirflowApiError(f"its answer cannot be read ({error})"))
+            _refuse(taken, self.why_not)
+        except AirflowApiError as error:
+            await self._refused(taken, error)
+
+    async def _refused(self, taken: Sequence[_Waiting], error: AirflowApiError) -> None:
+        if error.status in _GONE:
+            self._gone(error)
+        elif len(taken) > 1:
+            for waiting in taken:
+                if not waiting.answer.done():
+                    await self._send([waiting])
+            return
+        _refuse(taken, str(error))
+
+
+def _protocol_of(document: object) -> int | None:
+    try:
+        return msgspec.convert(document, About).protocol
+    except msgspec.ValidationError:
+        return None
+
+
+def _body(by_run: dict[tuple[str, str], list[_Waiting]]) -> bytes:
+    runs = []
+    for (dag_id, run_id), waiting in by_run.items():
+        place = b'{"dag_id":%s,"run_id":%s,"marks":[' % (msgspec.json.encode(dag_id), msgspec.json.encode(run_id))
+        runs.append(place + b",".join(one.encoded for one in waiting) + b"]}")
+    return b'{"protocol":%d,"runs":[%s]}' % (PROTOCOL, b",".join(runs))
+
+
+def _refuse(taken: Sequence[_Waiting], why: str) -> None:
+    for waiting in taken:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(RouteRefused(why))

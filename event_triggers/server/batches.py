@@ -1,0 +1,152 @@
+"""Many marks of many runs: each run in its own transaction, each mark answered whatever becomes of the others.
+
+Flow: who asks must be allowed to; payloads that Airflow reserves are refused; then the runs are written one after the
+other, first those that nobody has locked. A transaction that lost against another one is repeated. One that fails over
+something in it is repeated mark by mark, so that only the mark that is to blame is refused.
+
+Invariants: between two transactions the thread holds no lock and no connection, and lets the other requests of this
+API server go first. What is answered with status 200 is committed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.models.dag import DagModel
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from event_triggers.marks import Answer, Mark, RunMarks
+from event_triggers.server.refusals import reserved_key_in
+from event_triggers.server.writing import Author, Busy, write_run
+from event_triggers.text import plain_logger, shown, text_of
+
+__all__ = ["DatabaseAway", "write_batch"]
+
+log = plain_logger(__name__)
+
+_NEEDED: tuple[tuple[Any, DagAccessEntity], ...] = (
+    ("PUT", DagAccessEntity.TASK_INSTANCE),
+    ("GET", DagAccessEntity.XCOM),
+    ("POST", DagAccessEntity.XCOM),
+    ("PUT", DagAccessEntity.XCOM),
+)
+"""What the public routes that do the same ask for."""
+_BREATH = 0.001
+"""Seconds between two transactions, for whoever else wants this process."""
+_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0)
+"""Seconds before each try at a run that somebody has locked. A scheduler at work holds 20 runs for less than one."""
+_MOST_TRIES = 5
+_FIRST_PAUSE = 0.02
+_LOST_AGAINST_ANOTHER = {"40001", "40P01", "1205", "1213"}
+"""PostgreSQL's and MySQL's codes for a transaction that is to be repeated."""
+
+
+class DatabaseAway(Exception):
+    """Airflow's database does not answer; whoever asks is to ask again."""
+
+
+def write_batch(runs: Sequence[RunMarks], user: Any) -> list[list[Answer]]:
+    """Make these marks as this user of Airflow's.
+
+    :raises DatabaseAway: when the database cannot be reached; some runs may have been written.
+    """
+    author = Author(str(user.get_id()), str(user.get_name()))
+    answers: list[list[Answer]] = [[] for _ in runs]
+    allowed: dict[str, bool] = {}
+    later: list[int] = []
+    try:
+        for number, run in enumerate(runs):
+            if run.dag_id not in allowed:
+                allowed[run.dag_id] = _may_mark(run.dag_id, user)
+            if not allowed[run.dag_id]:
+                detail = f"Forbidden: edit task instances and read, create and edit XComs of DAG {run.dag_id!r}"
+                answers[number] = [Answer(status=403, detail=detail) for _ in run.marks]
+                continue
+            try:
+                answers[number] = _write(run, author)
+            except Busy:
+                later.append(number)
+            time.sleep(_BREATH)
+        for number in later:
+            answers[number] = _write_when_free(runs[number], author)
+    except (OperationalError, PoolTimeout) as error:
+        raise DatabaseAway(text_of(error)) from error
+    return answers
+
+
+def _may_mark(dag_id: str, user: Any) -> bool:
+    manager = get_auth_manager()
+    details = DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id))
+    return all(
+        manager.is_authorized_dag(method=method, access_entity=entity, details=details, user=user)
+        for method, entity in _NEEDED
+    )
+
+
+def _write_when_free(run: RunMarks, author: Author) -> list[Answer]:
+    """Write a run that somebody has locked, as soon as it is free; nobody else is to wait for that for ever."""
+    for pause in _PAUSES:
+        time.sleep(pause)
+        try:
+            return _write(run, author)
+        except Busy:
+            continue
+    return [Answer(status=503, detail="the run is locked by somebody else, and was so for seconds") for _ in run.marks]
+
+
+def _write(run: RunMarks, author: Author) -> list[Answer]:
+    answers = [_reserved(mark) for mark in run.marks]
+    marks = [mark for mark, refusal in zip(run.marks, answers, strict=True) if refusal is None]
+    written = iter(_write_well(RunMarks(run.dag_id, run.run_id, marks), author) if marks else ())
+    return [next(written) if refusal is None else refusal for refusal in answers]
+
+
+def _reserved(mark: Mark) -> Answer | None:
+    for number, message in enumerate(mark.messages or ()):
+        key = reserved_key_in(message.payload)
+        if key is not None:
+            detail = f"XCom value contains reserved serialization keys: {key}"
+            return Answer(status=422, detail=detail, payload=number)
+    return None
+
+
+def _write_well(run: RunMarks, author: Author) -> list[Answer]:
+    try:
+        return _repeatedly(lambda: write_run(run, author))
+    except (Busy, OperationalError, PoolTimeout):
+        raise
+    except Exception as error:
+        if len(run.marks) == 1:
+            return [_refusal(run, error)]
+    apart = [RunMarks(run.dag_id, run.run_id, [mark]) for mark in run.marks]
+    return [answer for one in apart for answer in _write_well(one, author)]
+
+
+def _refusal(run: RunMarks, error: Exception) -> Answer:
+    (mark,) = run.marks
+    log.error("%s of %s/%s could not be marked: %s", mark.task_id, run.dag_id, run.run_id, text_of(error))
+    payload = 0 if mark.messages and len(mark.messages) == 1 else None
+    return Answer(status=500, detail=shown(text_of(error), 500), payload=payload)
+
+
+def _repeatedly(write: Callable[[], list[Answer]]) -> list[Answer]:
+    for tries in range(_MOST_TRIES):
+        try:
+            return write()
+        except DBAPIError as error:
+            if tries + 1 == _MOST_TRIES or not _lost_against_another(error):
+                raise
+        time.sleep(_FIRST_PAUSE * 2**tries)
+    raise AssertionError("unreachable")
+
+
+def _lost_against_another(error: DBAPIError) -> bool:
+    if isinstance(error, IntegrityError):
+        return True  # somebody has written the same XCom or note meanwhile
+    code = getattr(error.orig, "pgcode", None) or (error.orig.args[:1] or [""])[0] if error.orig else ""
+    return str(code) in _LOST_AGAINST_ANOTHER or "database is locked" in str(code)

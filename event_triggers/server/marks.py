@@ -1,0 +1,82 @@
+"""The marking route: many arrivals of many runs in one request, straight into Airflow's database.
+
+Flow: Airflow's own check of the token says who asks; the body is read up to a limit; the marks are made in a thread
+(:mod:`event_triggers.server.batches`), one request at a time and those that come meanwhile after it. What is asked and
+answered is in :mod:`event_triggers.marks`.
+
+Invariants: however many triggerers ask, the route uses :data:`_THREADS` threads and connections of this API server,
+and leaves the others to everybody else. Nothing is kept over a restart; a request that is cut off is sent again.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+
+from event_triggers import __version__
+from event_triggers.marks import MOST_BYTES, MOST_MARKS, PROTOCOL, About, Answers, MarkRequest
+from event_triggers.server.batches import DatabaseAway, write_batch
+from event_triggers.text import plain_logger, shown
+
+__all__ = ["router"]
+
+log = plain_logger(__name__)
+
+router = APIRouter(tags=["marks"])
+_decoder = msgspec.json.Decoder(MarkRequest)
+_encoder = msgspec.json.Encoder()
+_THREADS = 1
+
+
+@cache
+def _limiter() -> anyio.CapacityLimiter:
+    return anyio.CapacityLimiter(_THREADS)
+
+
+@router.get("/marks")
+def about() -> Response:
+    """Which protocol the route speaks."""
+    return _json(About(PROTOCOL, __version__))
+
+
+@router.post("/marks")
+async def mark(request: Request, user: Annotated[Any, Depends(get_user)]) -> Response:
+    """Make marks; answers each of them."""
+    asked = _read(await _body(request))
+    try:
+        runs = await anyio.to_thread.run_sync(write_batch, asked.runs, user, limiter=_limiter())
+    except DatabaseAway as error:
+        log.warning("marks could not be made, Airflow's database does not answer: %s", error)
+        raise HTTPException(503, "Airflow's database does not answer") from error
+    return _json(Answers(PROTOCOL, runs))
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise HTTPException(413, f"a request may have {MOST_BYTES} bytes at most")
+    return bytes(body)
+
+
+def _read(body: bytes) -> MarkRequest:
+    try:
+        asked = _decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise HTTPException(422, f"this is no request for marks: {shown(str(error), 200)}") from error
+    if asked.protocol != PROTOCOL:
+        raise HTTPException(409, f"this API server speaks protocol {PROTOCOL}, not {asked.protocol}")
+    if sum(len(run.marks) for run in asked.runs) > MOST_MARKS:
+        raise HTTPException(413, f"a request may have {MOST_MARKS} marks at most")
+    return asked
+
+
+def _json(document: Any) -> Response:
+    return Response(_encoder.encode(document), media_type="application/json")
