@@ -22,7 +22,7 @@ from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
 import msgspec
-import psutil
+import psutil  # type: ignore[import-untyped]
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
 

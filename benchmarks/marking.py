@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-import psycopg2
+import psycopg2  # type: ignore[import-untyped]
 
 from event_triggers.airflow_api import AirflowApi
 from event_triggers.airflow_ledger import AirflowLedger
