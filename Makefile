@@ -16,7 +16,7 @@ TESTS_OLDEST ?= tests/airflow tests/server
 BIN := $(VENV)/bin
 export PYTHON KEEP
 
-.PHONY: help venv demo test test-oldest chaos bench-matching bench-hub lint format docs constraints clean
+.PHONY: help venv demo test test-oldest chaos bench bench-matching bench-hub lint format docs constraints clean
 
 help: ## Show the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,6 +44,10 @@ test-oldest: $(VENV_OLDEST)/.made ## Run the Airflow tests on the oldest support
 chaos: $(VENV)/.made ## Break things for half an hour while messages flow, and count what is lost (ARGS="--seed 7")
 	@scripts/system-deps
 	exec $(BIN)/python -m tests.chaos $(ARGS)
+
+bench: $(VENV)/.made ## Measure it beside Airflow's own sensors, against targets (15 min; ARGS="--only latency", "--quick")
+	@scripts/system-deps
+	exec $(BIN)/python -m benchmarks $(ARGS)
 
 bench-matching: $(VENV)/.made ## Measure what finding the patterns of a message costs, against targets
 	@exec $(BIN)/python -m benchmarks.bench_matching

@@ -136,14 +136,18 @@ async def fill(bootstrap: str, name: str, count: int) -> None:
 async def _bare(bootstrap: str, name: str) -> tuple[int, float]:
     """All messages of a topic with the bare consumer, and the seconds since the first."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False, isolation_level="read_committed"
+        bootstrap_servers=bootstrap,
+        group_id=None,
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        # Not by seeking: the client's own first position may come after that, and would be the end.
+        auto_offset_reset="earliest",
     )
     await consumer.start()
     try:
         partition = TopicPartition(name, 0)
         consumer.assign([partition])
         end = (await consumer.end_offsets([partition]))[partition]
-        await consumer.seek_to_beginning(partition)
         seen, began = 0, time.perf_counter()
         while seen < end:
             for records in (await consumer.getmany(timeout_ms=500, max_records=500)).values():
@@ -286,7 +290,8 @@ async def connections(bootstrap: str, groups: int, topics: int = TOPICS) -> int:
         await asyncio.sleep(1)
         open_ones = psutil.Process().net_connections("tcp")
         # The one with which the topics were made is no trigger's.
-        return sum(one.status == "ESTABLISHED" and bool(one.raddr) and one.raddr.port in ports for one in open_ones) - 1
+        established = [one for one in open_ones if one.status == "ESTABLISHED" and one.raddr]
+        return len([one for one in established if one.raddr.port in ports]) - 1
 
 
 async def idle_cpu(bootstrap: str, groups: int = 1000, seconds: float = 20) -> IdleCpu:

@@ -62,6 +62,10 @@ class Marking:
     latency_meanwhile: float
     failures_meanwhile: int
     marks: int
+    public_errors: int
+    """How many requests to the public API were answered 500 or worse."""
+    public_slowest: float
+    """Seconds that the slowest of them took."""
 
     @property
     def route_ratio(self) -> float:
@@ -94,6 +98,20 @@ def measure(
     return asyncio.run(_Measuring(airflow, markers).all(first, second, rest, sequential, public))
 
 
+class _Watched(httpx.AsyncHTTPTransport):
+    """Keeps what was answered, and after how long; the client itself repeats what fails and does not say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[tuple[int, float]] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        began = time.perf_counter()
+        answer = await super().handle_async_request(request)
+        self.answers.append((answer.status_code, time.perf_counter() - began))
+        return answer
+
+
 class _Measuring:
     def __init__(self, airflow: Airflow, markers: int) -> None:
         self._airflow = airflow
@@ -108,7 +126,8 @@ class _Measuring:
         with self._probe(first[0], token, idle):
             await asyncio.sleep(3)
         sequential_rate = await self._sequential(first, token, sequential)
-        public_rate = await self._public(second, public)
+        watched = _Watched()
+        public_rate = await self._public(second, public, watched)
         busy: list[float] = []
         async with self._books(rest) as books:
             with self._probe(first[0], token, busy):
@@ -124,6 +143,8 @@ class _Measuring:
             latency_meanwhile=statistics.median(one for one in busy if one > 0),
             failures_meanwhile=sum(one < 0 for one in busy),
             marks=marks,
+            public_errors=sum(status >= 500 for status, _ in watched.answers),
+            public_slowest=max(seconds for _, seconds in watched.answers),
         )
 
     async def _token(self) -> str:
@@ -142,9 +163,9 @@ class _Measuring:
                 answer.raise_for_status()
             return len(keys) / (time.perf_counter() - began)
 
-    async def _public(self, run_ids: Sequence[str], count: int) -> float:
+    async def _public(self, run_ids: Sequence[str], count: int, watched: _Watched) -> float:
         keys = self._keys(run_ids)[:count]
-        async with AirflowApi(self._settings) as api:
+        async with AirflowApi(self._settings, transport=watched) as api:
             line = MarkingLine(api, across_runs=True)
             workers = [asyncio.create_task(line.work()) for _ in range(WORKERS)]
             try:
