@@ -9,9 +9,10 @@ Nothing is kept over a restart: a wait writes its agenda anew.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from itertools import count
+from typing import Any
 
 import anyio.abc
 
@@ -31,12 +32,12 @@ class Agenda:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._due: list[tuple[float, int, str, Callable[[], Awaitable[None]]]] = []
+        self._due: list[tuple[float, int, str, Callable[[], Coroutine[Any, Any, None]]]] = []
         self._order = count()
         self._changed = Flag()
         self._closed = False
 
-    def note(self, when: datetime | float, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    def note(self, when: datetime | float, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do this when it is due.
 
         :param when: a moment, or in how many seconds; what is past is due at once.

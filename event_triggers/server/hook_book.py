@@ -132,7 +132,7 @@ def look_up(conn_id: str) -> Looked | None:
     :raises SQLAlchemyError: when the database is away.
     """
     import sqlalchemy as sa
-    from airflow.exceptions import AirflowNotFoundException
+    from airflow.exceptions import AirflowNotFoundException  # type: ignore[attr-defined]
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
 

@@ -211,8 +211,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 def _connect() -> None:
     settings.dispose_orm(do_log=False)
-    settings.configure_vars()
-    settings.configure_orm()
+    settings.configure_vars()  # type: ignore[no-untyped-call]
+    settings.configure_orm()  # type: ignore[no-untyped-call]
 
 
 def _create_tables() -> None:
@@ -220,6 +220,6 @@ def _create_tables() -> None:
     from airflow.models.base import Base
     from airflow.utils.db import synchronize_log_template
 
-    import_all_models()
+    import_all_models()  # type: ignore[no-untyped-call]
     Base.metadata.create_all(settings.engine)
     synchronize_log_template()

@@ -116,7 +116,7 @@ def _make_dag(dag_id: str) -> None:
     with create_session() as session:
         session.add(DagBundleModel(name="bundle"))
         session.flush()
-        session.add(DagModel(dag_id=dag_id, bundle_name="bundle", fileloc="d.py"))
+        session.add(DagModel(dag_id=dag_id, bundle_name="bundle", fileloc="d.py"))  # type: ignore[no-untyped-call]
 
 
 async def test_an_event_that_commits_late_is_not_lost(api: ApiServer, assets: Assets, plugin: bool) -> None:

@@ -149,7 +149,7 @@ async def test_too_many_requests(api: ApiServer) -> None:
 async def test_an_id_that_cannot_be_taken(api: ApiServer, delivery: str) -> None:
     name = api.hook("open", secret=None)
     async with api.caller() as client:
-        headers = {"X-Webhook-Delivery": delivery.encode("latin-1")}
+        headers = {b"X-Webhook-Delivery": delivery.encode("latin-1")}
         answer = await client.post(f"/event-triggers/hooks/{name}", content=b"{}", headers=headers)
     check_problem(answer, 422)
 

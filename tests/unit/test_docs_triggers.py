@@ -34,9 +34,9 @@ def parsed(page: str) -> DAG:
 
 def test_triggers_as_sources() -> None:
     dag = parsed("sources/triggers.md")
-    stored = json.loads(json.dumps(DagSerialization.to_dict(dag)))  # type: ignore[no-untyped-call]
+    stored = json.loads(json.dumps(DagSerialization.to_dict(dag)))
     assert "FileDeleteTrigger" in json.dumps(stored)
-    events = dag.get_task("inputs.wait").events  # type: ignore[attr-defined]
+    events = dag.get_task("inputs.wait").events  # type: ignore[union-attr]
     assert set(events) == {"flag", "orders"}
     for data in events.values():
         source = load_source(data["source"])
@@ -48,9 +48,9 @@ def test_triggers_as_sources() -> None:
 @pytest.mark.parametrize("watcher", ["queue", "plant"])
 def test_starting_dags(watcher: str) -> None:
     dag = parsed("howto/start-dags.md")
-    stored = json.loads(json.dumps(DagSerialization.to_dict(dag)))  # type: ignore[no-untyped-call]
+    stored = json.loads(json.dumps(DagSerialization.to_dict(dag)))
     assert "event_triggers.stream_trigger.StreamTrigger" in json.dumps(stored)
-    asset = dag.timetable.asset_condition  # type: ignore[attr-defined]
+    asset: Any = dag.timetable.asset_condition
     (trigger,) = [one.trigger for one in asset.watchers if one.name == watcher]
     path, kwargs = trigger.serialize()
     assert path == f"{StreamTrigger.__module__}.StreamTrigger"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from event_triggers.sources import _kafka_security, _mqtt_settings
+from event_triggers.sources import _kafka_security, _options
 from event_triggers.sources._kafka_config import TlsSettings
 
 CERTIFICATE, KEY = "the certificate", "the private key"
@@ -45,7 +45,7 @@ def test_only_we_can_read_them_and_they_are_removed(source: str, fails: bool, sc
             _kafka_security._load_certificate(spy, TlsSettings(certificate_pem=CERTIFICATE, key_pem=KEY))
         else:
             options = {"client_cert_pem": CERTIFICATE, "private_key_pem": KEY}
-            _mqtt_settings._load_client_certificate(spy, options)
+            _options._load_client_certificate(spy, options)
     except OSError:
         assert fails
     assert set(spy.seen) == {CERTIFICATE, KEY}

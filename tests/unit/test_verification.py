@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from event_triggers.errors import ConfigurationError
 from event_triggers.hook_settings import HookSettings, read_hook_settings
+from event_triggers.server import verification
 from event_triggers.server.rate import Rates
 from event_triggers.server.verification import NotVerified, verify
 
@@ -124,6 +127,24 @@ def test_whatever_is_changed_is_noticed(change: dict[str, str]) -> None:
 def test_a_wrong_bearer_token(header: str) -> None:
     with pytest.raises(NotVerified, match="bearer"):
         verify(settings("bearer", "secret"), {"authorization": header}, b"", now=NOW)
+
+
+@pytest.mark.parametrize("secrets", [("ours", "new"), ("new", "ours"), ("new", "other")])
+def test_every_secret_is_compared_in_constant_time(secrets: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of the two fits, and whether one does: as many comparisons, each by the function made for it."""
+    compared: list[bool] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(hmac.compare_digest(one, other))
+        return compared[-1]
+
+    monkeypatch.setattr(verification, "hmac", SimpleNamespace(compare_digest=compare, new=hmac.new, digest=hmac.digest))
+    if "ours" in secrets:
+        verify(settings("hmac", *secrets), OWN, b'{"ok": true}', now=NOW)
+    else:
+        with pytest.raises(NotVerified):
+            verify(settings("hmac", *secrets), OWN, b'{"ok": true}', now=NOW)
+    assert compared == [secret == "ours" for secret in secrets]
 
 
 def test_a_bearer_token() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import DAG, Asset, task
 
@@ -11,7 +12,7 @@ from event_triggers import AssetEvents, Event, EventGroup, Webhook
 hook, orders = Webhook("tests"), Asset("tests-orders")
 
 
-def group_dag(dag_id: str, run: str, **more: str) -> DAG:
+def group_dag(dag_id: str, run: str, **more: Any) -> DAG:
     with DAG(dag_id, schedule=None, max_active_runs=64) as dag:
         events = {
             "signoff": Event(hook, match={"run": [run], "approved": [True]}, **more),
@@ -40,7 +41,7 @@ with DAG("hooks_orders", schedule=None) as makes_orders:
     def load(*, outlet_events, dag_run=None):  # type: ignore[no-untyped-def]
         outlet_events[orders].extra = {"run": dag_run.conf["run"], "rows": 3}
 
-    load()
+    load()  # type: ignore[call-arg]
 
 with DAG("hooks_started", schedule=[hook.asset]) as started:
 
