@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 
+import anyio
 import httpx
 
 from servers.airflow import API_SERVER, Airflow
@@ -29,7 +30,10 @@ async def _send_all(url: str, rate: int, seconds: int) -> tuple[list[float], Cou
     times: list[float] = []
     statuses: Counter[int] = Counter()
     limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
-    async with httpx.AsyncClient(limits=limits, trust_env=False, timeout=60) as client, asyncio.TaskGroup() as group:
+    async with (
+        httpx.AsyncClient(limits=limits, trust_env=False, timeout=60) as client,
+        anyio.create_task_group() as group,
+    ):
 
         async def send(number: int, due: float) -> None:
             body = json.dumps({"number": number, "filling": "x" * 500}).encode()
@@ -44,7 +48,7 @@ async def _send_all(url: str, rate: int, seconds: int) -> tuple[list[float], Cou
         for number in range(rate * seconds):
             due = began + number / rate
             await asyncio.sleep(due - time.perf_counter())
-            group.create_task(send(number, due), name=f"send {number}")
+            group.start_soon(send, number, due, name=f"send {number}")
     return times, statuses
 
 
