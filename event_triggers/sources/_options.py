@@ -31,6 +31,7 @@ __all__ = [
 
 log = plain_logger(__name__)
 
+
 def as_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be text")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -26,10 +26,10 @@ def is_whole(value: object, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
 
-def check_fields(source: Source, checks: Iterable[tuple[str, bool, str]]) -> None:
+def check_fields(source: Source, *checks: tuple[str, bool, str]) -> None:
     """Check the fields of a declaration.
 
-    :param checks: a field's name, whether its value fits, and what it must be.
+    :param checks: of each a field's name, whether its value fits, and what it must be.
     :raises InvalidEventError: naming the first one that does not fit.
     """
     for name, fits, what in checks:

@@ -33,6 +33,7 @@ import anyio
 from event_triggers.errors import InvalidEventError, StreamError
 from event_triggers.message import Message
 from event_triggers.sources import _sqs_client as sqs_client
+from event_triggers.sources._shared import beside, release_delay
 from event_triggers.sources._sqs_wire import (
     BATCH_SIZE,
     Failure,
@@ -43,7 +44,6 @@ from event_triggers.sources._sqs_wire import (
     queue_name,
     to_message,
 )
-from event_triggers.sources._shared import beside, release_delay
 from event_triggers.sources.base import Opening, Outcome, Settlement, Source, Stream
 from event_triggers.text import plain_logger
 
