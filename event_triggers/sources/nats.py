@@ -177,7 +177,8 @@ class _NatsLog(LogStream):
         first = state["first_seq"]
         if first <= 1 or start[self._stream] > first:
             return ""  # nothing is deleted, or only what is older than something that is there and too old
-        if not state["messages"] and _moment(state["last_ts"]) < self._since:
+        last = datetime.fromisoformat(state["last_ts"][:19]).replace(tzinfo=timezone.utc)
+        if not state["messages"] and last < self._since:
             return ""
         return (
             f"stream {self._stream!r} begins at sequence {first} now: what was before is deleted (limits, or a purge)"
@@ -246,8 +247,3 @@ class _NatsLog(LogStream):
                 )
             )
         return messages
-
-
-def _moment(stamp: str) -> datetime:
-    """The server's time, which has nanoseconds."""
-    return datetime.fromisoformat(stamp[:19]).replace(tzinfo=timezone.utc)

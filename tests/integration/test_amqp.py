@@ -10,6 +10,7 @@ import anyio.to_thread
 import pytest
 
 from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError
+from event_triggers.hooks.amqp import AmqpHook
 from event_triggers.hub import Hub
 from event_triggers.sources import _amqp_messages
 from event_triggers.sources.amqp import AmqpQueue
@@ -19,7 +20,7 @@ from servers.process import free_port
 from servers.proxy import TcpProxy
 from servers.rabbitmq import RabbitMq
 from tests.integration.amqp_support import amqp_connection, channel, declare, send, shared_rabbitmq, until_kept
-from tests.integration.broker_support import opening_of, taking, unique
+from tests.integration.broker_support import in_environment, opening_of, taking, unique
 from tests.integration.faults import corrected, live, take, told, until_told
 
 SECRET = "s3cr3t"
@@ -206,6 +207,20 @@ async def test_tls(broker: RabbitMq) -> None:
     with pytest.raises(StreamError, match=r"[Cc]ertificate"):
         async with taking(opening_of(amqp_connection(broker.tls_port, tls=True)), source):
             pass
+
+
+async def test_connection_can_be_tested(broker: RabbitMq, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an event loop running around it, too."""
+    for fields, passes, text in (
+        ({"login": "me", "password": f"{SECRET}-right"}, True, f"(127.0.0.1:{broker.port}, virtual host '/')"),
+        ({"login": "me", "password": f"{SECRET}-wrong"}, False, "the login is refused"),
+        ({"hearbeat": 3}, False, "did you mean 'heartbeat'"),
+    ):
+        name = in_environment(monkeypatch, amqp_connection(broker.port, **fields))
+        passed, said = AmqpHook(name).test_connection()
+        assert passed == passes
+        assert text in said
+        assert SECRET not in said
 
 
 async def test_ten_megabytes(broker: RabbitMq) -> None:

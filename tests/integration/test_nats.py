@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,6 +15,7 @@ import nkeys  # type: ignore[import-untyped]
 import pytest
 
 from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError
+from event_triggers.hooks.nats import NatsHook
 from event_triggers.hub import Hub
 from event_triggers.sources.base import load_source
 from event_triggers.sources.nats import NatsSubject
@@ -21,7 +23,7 @@ from event_triggers.subscription import Interest
 from servers.nats import Nats
 from servers.process import free_port
 from servers.proxy import TcpProxy
-from tests.integration.broker_support import opening_of, taking, unique
+from tests.integration.broker_support import in_environment, opening_of, taking, unique
 from tests.integration.faults import corrected, live, take, told, until_told
 from tests.integration.nats_support import create_stream, jetstream, nats_connection, nats_server, send
 
@@ -202,6 +204,21 @@ async def test_tls() -> None:
         with pytest.raises(StreamError, match=r"[Cc]ertificate"):
             async with taking(opening_of(nats_connection(server.port, tls=True)), source):
                 pass
+
+
+async def test_connection_can_be_tested(server: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an event loop running around it, too."""
+    for port, fields, passes, text in (
+        (server.port, {}, True, f"Connected, with JetStream: connection 'connection_.*:{server.port}"),
+        (server.port, {"domain": "nowhere"}, False, "INFO: "),
+        (free_port(), {"password": SECRET}, False, "cannot connect"),
+        (server.port, {"tokn": SECRET}, False, "did you mean 'token'"),
+    ):
+        name = in_environment(monkeypatch, nats_connection(port, **fields))
+        passed, said = NatsHook(name).test_connection()
+        assert passed == passes
+        assert re.search(text, said)
+        assert SECRET not in said
 
 
 async def test_ten_megabytes(server: Nats) -> None:
