@@ -53,18 +53,15 @@ class AmqpClient:
         except Exception as error:
             raise _translated(error, self.where) from error
 
-    async def channel(self, prefetch: int) -> Any:
-        """A channel that has at most so many messages under way to each consumer."""
-        channel = await self._client.channel(publisher_confirms=False)
-        await channel.set_qos(prefetch)
-        return channel
+    async def channel(self, queue: str, prefetch: int) -> tuple[Any, Any]:
+        """A channel that has at most so many messages under way to each consumer, and the queue on it.
 
-    async def look(self, queue: str) -> None:
-        """See that a queue is there."""
+        :raises StreamError: also when there is no such queue.
+        """
         with self.asking():
-            # On a channel of its own: the broker closes the one that asks for what is not there.
-            async with self._client.channel(publisher_confirms=False) as channel:
-                await channel.declare_queue(queue, passive=True)
+            channel = await self._client.channel(publisher_confirms=False)
+            await channel.set_qos(prefetch)
+            return channel, await channel.declare_queue(queue, passive=True)
 
 
 @asynccontextmanager

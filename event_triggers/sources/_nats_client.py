@@ -134,9 +134,20 @@ async def connect(connection: BrokerConnection, what: str = "") -> AsyncIterator
     """
     hosts, where, options, domain = await anyio.to_thread.run_sync(_read, connection)
     try:
-        import nats
+        from nats.aio.client import Client
     except ModuleNotFoundError as error:
         raise MissingExtraError("NatsSubject", "nats", "nats") from error
+    client = Client()
+    try:
+        await _connect(client, hosts, where, options)
+        yield JetStream(client, domain, what + where)
+    finally:
+        # Where connecting failed, too: the client leaves its socket open then.
+        with anyio.move_on_after(2, shield=True):
+            await client.close()
+
+
+async def _connect(client: Any, hosts: list[str], where: str, options: Mapping[str, Any]) -> None:
     problems: list[Exception] = []
 
     async def note(error: Exception) -> None:
@@ -144,7 +155,7 @@ async def connect(connection: BrokerConnection, what: str = "") -> AsyncIterator
 
     try:
         with anyio.fail_after(_TIMEOUT):
-            client = await nats.connect(
+            await client.connect(
                 hosts, error_cb=note, allow_reconnect=False, connect_timeout=_TIMEOUT, name="event_triggers", **options
             )
     except ModuleNotFoundError as error:
@@ -153,11 +164,6 @@ async def connect(connection: BrokerConnection, what: str = "") -> AsyncIterator
         said = str(problems[0] if problems else error) or type(error).__name__
         advice = "; correct the connection's login" if "uthorization" in said else ""
         raise StreamError(f"{where}: cannot connect: {said.strip()}{advice}") from None
-    try:
-        yield JetStream(client, domain, what + where)
-    finally:
-        with anyio.move_on_after(2, shield=True):
-            await client.close()
 
 
 def _read(connection: BrokerConnection) -> tuple[list[str], str, dict[str, Any], str | None]:

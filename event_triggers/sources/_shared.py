@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -51,7 +51,7 @@ def check_rendered(source: Source) -> None:
 
 
 @asynccontextmanager
-async def beside(work: Callable[[], Awaitable[None]], name: str) -> AsyncIterator[None]:
+async def beside(work: Callable[[], Coroutine[Any, Any, None]], name: str) -> AsyncIterator[None]:
     """Run ``work``, a loop without end, for as long as the body runs. What the body raises comes out as it is."""
     broken: Exception | None = None
     async with anyio.create_task_group() as tasks:

@@ -130,12 +130,9 @@ class _AmqpStream(Stream):
         self._parked: dict[Any, float] = {}
 
     async def begin(self) -> None:
-        """Look at the queue, and open the channel that messages come over."""
-        await self._client.look(self._source.queue)
-        with self._client.asking():
-            self._channel = await self._client.channel(self._source.prefetch)
-            self._queue = await self._channel.get_queue(self._source.queue, ensure=False)
-            self._channel.close_callbacks.add(lambda *_: self._arrived.set())
+        """Open the channel that messages come over."""
+        self._channel, self._queue = await self._client.channel(self._source.queue, self._source.prefetch)
+        self._channel.close_callbacks.add(lambda *_: self._arrived.set())
         self._memory.begin()
 
     async def watch(self, source: Source) -> None:
@@ -174,7 +171,8 @@ class _AmqpStream(Stream):
         with anyio.move_on_after(_LOOK_EVERY):
             await self._arrived.wait()
             return
-        await self._client.look(self._source.queue)
+        with self._client.asking():
+            await self._queue.declare()  # passively: is it there? The broker closes the channel if not, which is right
         if self._consumer not in (await self._channel.get_underlay_channel()).consumers:
             raise StreamError(f"{self._client.where}: the queue was deleted and created again")
 

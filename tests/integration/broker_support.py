@@ -40,7 +40,7 @@ def opening_of(connection: BrokerConnection, **options: Any) -> Opening:
 def in_environment(monkeypatch: pytest.MonkeyPatch, connection: BrokerConnection) -> str:
     """Define this connection as Airflow's hooks find it; its id there."""
     name = unique("connection").replace("-", "_")
-    fields = {"conn_type": connection.conn_type, "host": connection.host, "port": connection.port}
+    fields: dict[str, Any] = {"conn_type": connection.conn_type, "host": connection.host, "port": connection.port}
     fields |= {"login": connection.login, "password": connection.password, "extra": dict(connection.extra)}
     monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(fields))
     return name
