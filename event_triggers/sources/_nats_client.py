@@ -132,11 +132,11 @@ async def connect(connection: BrokerConnection, what: str = "") -> AsyncIterator
     :raises ConfigurationError: naming the connection and what is wrong in it.
     :raises StreamError: when no server can be reached, or the login is refused.
     """
-    hosts, where, options, domain = await anyio.to_thread.run_sync(_read, connection)
     try:
         from nats.aio.client import Client
     except ModuleNotFoundError as error:
         raise MissingExtraError("NatsSubject", "nats", "nats") from error
+    hosts, where, options, domain = await anyio.to_thread.run_sync(_read, connection)
     client = Client()
     try:
         await _connect(client, hosts, where, options)
@@ -153,10 +153,12 @@ async def _connect(client: Any, hosts: list[str], where: str, options: Mapping[s
     async def note(error: Exception) -> None:
         problems.append(error)
 
+    # Failures are the hub's to see, and to wait after.
+    once: dict[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
     try:
         with anyio.fail_after(_TIMEOUT):
             await client.connect(
-                hosts, error_cb=note, allow_reconnect=False, connect_timeout=_TIMEOUT, name="event_triggers", **options
+                hosts, error_cb=note, connect_timeout=_TIMEOUT, name="event_triggers", **once, **options
             )
     except ModuleNotFoundError as error:
         raise MissingExtraError("NatsSubject with creds or an nkey", error.name or "nkeys", "nats") from error
@@ -196,10 +198,22 @@ def _keys(where: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         text = Path(extra["creds"]).read_text() if "creds" in extra else extra.get("creds_text")
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{where}: the file of creds cannot be read: {error}") from None
+    if text is None and "nkey_seed" in extra:
+        _check_seed(where, extra["nkey_seed"])
+        return {"nkeys_seed_str": extra["nkey_seed"]}
     if text is None:
-        return {"nkeys_seed_str": extra["nkey_seed"]} if "nkey_seed" in extra else {}
+        return {}
     if not re.search(r"BEGIN NATS USER JWT.*BEGIN USER NKEY SEED", text, re.DOTALL):
         raise ConfigurationError(f"{where}: its creds hold no user JWT and seed, as 'nsc generate creds' writes them")
     from nats.aio.client import RawCredentials
 
     return {"user_credentials": RawCredentials(text)}
+
+
+def _check_seed(where: str, seed: str) -> None:
+    import nkeys  # type: ignore[import-untyped]
+
+    try:
+        nkeys.from_seed(bytearray(seed.encode()))
+    except Exception:  # its text may show the seed
+        raise ConfigurationError(f"{where}: its nkey_seed is no seed; it begins with SU") from None

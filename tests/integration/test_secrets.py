@@ -238,7 +238,7 @@ async def test_redis(caplog: pytest.LogCaptureFixture) -> None:
             "cannot be reached": redis_connection(free_port(), **login),
             "redis_default": redis_connection(server.port, ssl=True, ssl_certfile="/x", ssl_keyfile="/x", **login),
             "true or false": redis_connection(server.port, ssl="perhaps", **login),
-            "Redis cannot": redis_connection(server.port, **{**login, "host": f"me:{SECRET}@localhost"}),
+            "its host must be": redis_connection(server.port, **{**login, "host": f"me:{SECRET}@localhost"}),
         }.items():
             caplog.clear()
             assert name in await fails(RedisStream("stream"), connection, caplog)
@@ -252,8 +252,8 @@ async def test_nats(caplog: pytest.LogCaptureFixture) -> None:
             "correct the connection's login": nats_connection(server.port, **login),
             "cannot connect: ": nats_connection(server.port, token=f"{SECRET}-wrong"),
             "there is no stream": nats_connection(server.port, token=f"{SECRET}-right"),
-            "refused": nats_connection(free_port(), **login),
-            "cannot connect": nats_connection(server.port, nkey_seed=SECRET),
+            "Connect call failed": nats_connection(free_port(), **login),
+            "nkey_seed is no seed": nats_connection(server.port, nkey_seed=SECRET),
             "nats_default": nats_connection(server.port, creds_text=creds),
             "its creds hold no": nats_connection(server.port, creds_text=SECRET),
             "client certificate": nats_connection(server.port, **TLS_KEY, **login),
