@@ -23,7 +23,6 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "token": as_text,
     "creds": as_text,
     "creds_text": as_pem,
-    "nkey_seed": as_text,
     "domain": as_text,
     "inbox_prefix": as_text,
     "tls": as_flag,
@@ -161,7 +160,7 @@ async def _connect(client: Any, hosts: list[str], where: str, options: Mapping[s
                 hosts, error_cb=note, connect_timeout=_TIMEOUT, name="event_triggers", **once, **options
             )
     except ModuleNotFoundError as error:
-        raise MissingExtraError("NatsSubject with creds or an nkey", error.name or "nkeys", "nats") from error
+        raise MissingExtraError("NatsSubject with creds", error.name or "nkeys", "nats") from error
     except _failures() as error:
         said = str(problems[0] if problems else error) or type(error).__name__
         advice = "; correct the connection's login" if "uthorization" in said else ""
@@ -174,7 +173,7 @@ def _read(connection: BrokerConnection) -> tuple[list[str], str, dict[str, Any],
     if not connection.host or "@" in connection.host or "/" in connection.host:
         raise ConfigurationError(f"{where}: its host must be the name of a NATS server, or several with commas between")
     extra = read_options(where, connection.extra, OPTIONS)
-    logins = [name for name in ("token", "creds", "creds_text", "nkey_seed") if name in extra]
+    logins = [name for name in ("token", "creds", "creds_text") if name in extra]
     if len(logins) + (connection.password is not None or connection.login is not None) > 1:
         raise ConfigurationError(
             f"{where}: it holds several logins (login and password, {', '.join(logins)}); keep one"
@@ -198,9 +197,6 @@ def _keys(where: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         text = Path(extra["creds"]).read_text() if "creds" in extra else extra.get("creds_text")
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{where}: the file of creds cannot be read: {error}") from None
-    if text is None and "nkey_seed" in extra:
-        _check_seed(where, extra["nkey_seed"])
-        return {"nkeys_seed_str": extra["nkey_seed"]}
     if text is None:
         return {}
     if not re.search(r"BEGIN NATS USER JWT.*BEGIN USER NKEY SEED", text, re.DOTALL):
@@ -208,12 +204,3 @@ def _keys(where: str, extra: Mapping[str, Any]) -> dict[str, Any]:
     from nats.aio.client import RawCredentials
 
     return {"user_credentials": RawCredentials(text)}
-
-
-def _check_seed(where: str, seed: str) -> None:
-    import nkeys  # type: ignore[import-untyped]
-
-    try:
-        nkeys.from_seed(bytearray(seed.encode()))
-    except Exception:  # its text may show the seed
-        raise ConfigurationError(f"{where}: its nkey_seed is no seed; it begins with SU") from None

@@ -253,7 +253,6 @@ async def test_nats(caplog: pytest.LogCaptureFixture) -> None:
             "cannot connect: ": nats_connection(server.port, token=f"{SECRET}-wrong"),
             "there is no stream": nats_connection(server.port, token=f"{SECRET}-right"),
             "Connect call failed": nats_connection(free_port(), **login),
-            "nkey_seed is no seed": nats_connection(server.port, nkey_seed=SECRET),
             "nats_default": nats_connection(server.port, creds_text=creds),
             "its creds hold no": nats_connection(server.port, creds_text=SECRET),
             "client certificate": nats_connection(server.port, **TLS_KEY, **login),
