@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from event_triggers.errors import ConfigurationError, MissingExtraError, StreamE
 from event_triggers.sources._options import TLS_OPTIONS, as_flag, as_pem, as_text, read_options, read_tls
 from event_triggers.sources.base import BrokerConnection
 
-__all__ = ["FORGOTTEN_AFTER", "OPTIONS", "JetStream", "connect"]
+__all__ = ["FORGOTTEN_AFTER", "OPTIONS", "JetStream", "connect", "stored_at"]
 
 OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "token": as_text,
@@ -32,6 +33,9 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
 _TIMEOUT = 8
 """Seconds that connecting, and an answer, may take."""
 _NOT_FOUND = 404
+_SHORT_REPLY = 9
+"""How many tokens the address for an acknowledgement has without domain and account."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 FORGOTTEN_AFTER = 300
 """Seconds after which the server removes a consumer that nobody asks."""
 
@@ -114,6 +118,13 @@ class JetStream:
             yield
         except _failures() as error:
             raise StreamError(f"{self.where}: {what}: {str(error) or type(error).__name__}") from error
+
+
+def stored_at(raw: Any) -> datetime:
+    """When the server stored a message: to the microsecond below. Rounded up, it would be after itself."""
+    tokens = raw.reply.split(".")
+    nanoseconds = int(tokens[7 if len(tokens) == _SHORT_REPLY else 9])
+    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -29,13 +29,14 @@ from typing import Any, ClassVar, Final
 
 from event_triggers.errors import StreamError
 from event_triggers.message import Message
-from event_triggers.sources._nats_client import FORGOTTEN_AFTER, JetStream, connect
+from event_triggers.sources._nats_client import FORGOTTEN_AFTER, JetStream, connect, stored_at
 from event_triggers.sources._shared import NotedOffset, check_fields, check_rendered, is_text
 from event_triggers.sources.base import LogStream, Opening, Position, Source, Stream
 
 __all__ = ["NatsSubject"]
 
 _BATCH: Final = 100
+_PAUSE: Final = 0.2
 _WAIT: Final = 2.0
 """Seconds that one request waits for a message."""
 
@@ -155,8 +156,8 @@ class _NatsLog(LogStream):
         while True:
             end = self._end
             raw = await self._pull({"batch": _BATCH, "no_wait": True})
-            reached = len(raw) < _BATCH
-            if not raw:
+            reached = len(raw) < _BATCH and self._consumer != ""
+            if not raw and reached:
                 self._next = max(self._next, end)
                 raw = await self._pull({"batch": 1, "expires": int(_WAIT * 1e9)})
             messages = self._messages(raw)
@@ -220,6 +221,7 @@ class _NatsLog(LogStream):
         taken, there = await self._client.pull(f"{self._stream}.{self._consumer}", request)
         if not there:
             self._consumer = ""
+            await self._clock.sleep(_PAUSE)
         return taken
 
     def _messages(self, taken: Sequence[Any]) -> list[Message]:
@@ -241,7 +243,7 @@ class _NatsLog(LogStream):
                     headers=tuple(
                         (str(k), str(v).encode("utf-8", "surrogatepass")) for k, v in (raw.headers or {}).items()
                     ),
-                    timestamp=about.timestamp.replace(tzinfo=timezone.utc),
+                    timestamp=stored_at(raw),
                     partition=self._stream,
                     offset=sequence,
                 )

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ import pytest
 from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError
 from event_triggers.hooks.nats import NatsHook
 from event_triggers.hub import Hub
+from event_triggers.sources._nats_client import stored_at
 from event_triggers.sources.base import load_source
 from event_triggers.sources.nats import NatsSubject
 from event_triggers.subscription import Interest
@@ -240,6 +242,13 @@ async def test_wrong_connections(fields: dict[str, Any], text: str) -> None:
         async with taking(opening_of(connection), NatsSubject("s", stream="S")):
             pass
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["$JS.ACK.S.C.1.2.3.{}.0", "$JS.ACK._.hash.S.C.1.2.3.{}.0.token"])
+def test_stamps_are_not_rounded_up(form: str) -> None:
+    """A message that is stored at its own moment is found from that moment on."""
+    raw = SimpleNamespace(reply=form.format(1_700_000_000_123_456_999))
+    assert stored_at(raw) == datetime.fromtimestamp(1_700_000_000, timezone.utc) + timedelta(microseconds=123_456)
 
 
 def test_declarations() -> None:
