@@ -49,5 +49,5 @@ class AmqpHook(BaseHook):
 
 
 async def _connect(connection: BrokerConnection) -> str:
-    async with connect(connection) as (_, where):
-        return f"Connected: {where}"
+    async with connect(connection) as client:
+        return f"Connected: {client.where}"

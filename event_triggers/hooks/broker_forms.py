@@ -49,7 +49,6 @@ NATS_FIELDS: dict[str, dict[str, Any]] = {
     "token": _field("Token", "Instead of login and password.", format="password"),
     "creds": _field("Credentials (file)", "The file that nsc generates, on the triggerer."),
     "creds_text": _field("Credentials (text)", "The same as text, instead of a file.", format="password"),
-    "nkey_seed": _field("Nkey seed", "SU..., where the server knows the public key.", format="password"),
     "domain": _field("JetStream domain", "If the stream is in another one than the server's."),
     "inbox_prefix": _field("Inbox prefix", "_INBOX if empty; for users who may not subscribe to that."),
     **_TLS,

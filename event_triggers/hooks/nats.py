@@ -5,15 +5,13 @@ Triggers do not use it: they read the connection themselves, without blocking th
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from airflow.sdk import BaseHook
 
-from event_triggers.errors import StreamError
 from event_triggers.hooks._forms import behaviour, tested, to_broker_connection, widgets
 from event_triggers.hooks.broker_forms import NATS_BEHAVIOUR, NATS_FIELDS
-from event_triggers.sources._nats_client import connect, failures
+from event_triggers.sources._nats_client import connect
 from event_triggers.sources.base import BrokerConnection
 
 __all__ = ["NatsHook"]
@@ -51,12 +49,6 @@ class NatsHook(BaseHook):
 
 
 async def _connect(connection: BrokerConnection) -> str:
-    async with connect(connection) as (client, prefix, where):
-        try:
-            answer = json.loads((await client.request(f"{prefix}.INFO", timeout=5)).data)
-        except failures() as error:
-            text = f"{where}: connected, but JetStream does not answer: {error or type(error).__name__}"
-            raise StreamError(text) from error
-        if "error" in answer:
-            raise StreamError(f"{where}: connected, but not to JetStream: {answer['error'].get('description')}")
-        return f"Connected, with JetStream: {where}"
+    async with connect(connection) as jetstream:
+        await jetstream.ask("INFO")
+        return f"Connected, with JetStream: {jetstream.where}"

@@ -19,7 +19,6 @@ from event_triggers.errors import ConfigurationError
 from event_triggers.sources._options import (
     TLS_OPTIONS,
     as_flag,
-    as_pem,
     as_text,
     check_tls_options,
     one_of,
@@ -106,13 +105,6 @@ def _headers(value: Any) -> dict[str, str]:
     return dict(value)
 
 
-def _names(value: Any) -> list[str]:
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError("must be a list of protocol names, or text with commas between them")
-    return [name.strip() for name in names]
-
-
 def _prefix(value: Any) -> str:
     text = as_text(value)
     if len(text) > 200 or any(ord(character) < 32 for character in text):
@@ -131,15 +123,7 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "timeout": whole(1, 300),
     "client_id_prefix": _prefix,
     "tls": as_flag,
-    "insecure": as_flag,
-    "ca_cert": as_text,
-    "ca_pem": as_pem,
-    "client_cert": as_text,
-    "client_cert_pem": as_pem,
-    "private_key": as_text,
-    "private_key_pem": as_pem,
-    "private_key_password": as_text,
-    "alpn": _names,
+    **TLS_OPTIONS,
 }
 """What the extra of a connection may hold, and how each value is read."""
 

@@ -24,23 +24,12 @@ __all__ = [
     "check_tls_options",
     "one_of",
     "read_options",
+    "read_tls",
     "tls_context",
     "whole",
 ]
 
 log = plain_logger(__name__)
-
-TLS_OPTIONS = (
-    "ca_cert",
-    "ca_pem",
-    "client_cert",
-    "client_cert_pem",
-    "private_key",
-    "private_key_pem",
-    "private_key_password",
-    "insecure",
-    "alpn",
-)
 
 
 def as_text(value: Any) -> str:
@@ -87,6 +76,27 @@ def one_of(*allowed: str) -> Callable[[Any], str]:
     return read
 
 
+def as_names(value: Any) -> list[str]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError("must be a list of protocol names, or text with commas between them")
+    return [name.strip() for name in names]
+
+
+TLS_OPTIONS: Mapping[str, Callable[[Any], Any]] = {
+    "ca_cert": as_text,
+    "ca_pem": as_pem,
+    "client_cert": as_text,
+    "client_cert_pem": as_pem,
+    "private_key": as_text,
+    "private_key_pem": as_pem,
+    "private_key_password": as_text,
+    "insecure": as_flag,
+    "alpn": as_names,
+}
+"""What the extra of a connection may say about TLS, and how each value is read."""
+
+
 def read_options(where: str, extra: Mapping[str, Any], known: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
     """Read an extra.
 
@@ -121,6 +131,15 @@ def check_tls_options(where: str, options: Mapping[str, Any], tls: bool) -> None
         raise ConfigurationError(f"{where}: its extra holds a private key but no client certificate")
 
 
+def read_tls(where: str, options: Mapping[str, Any], tls: bool) -> ssl.SSLContext | None:
+    """Check the TLS options among these, and make the context of them; ``None`` without TLS. It reads files.
+
+    :raises ConfigurationError: naming the connection and the option that is wrong.
+    """
+    check_tls_options(where, options, tls)
+    return tls_context(where, options) if tls else None
+
+
 class _Socket(ssl.SSLSocket):
     """Closes itself when no agreement is reached, for a client that then forgets it."""
 
@@ -136,7 +155,7 @@ def tls_context(where: str, options: Mapping[str, Any]) -> ssl.SSLContext:
     """The TLS context of a connection. It reads files: call it in a thread.
 
     :param where: the connection, for messages.
-    :param options: those of :data:`TLS_OPTIONS`.
+    :param options: those of :data:`TLS_OPTIONS`; others are passed over.
     :raises ConfigurationError: when a certificate or key cannot be read, or they do not belong together.
     """
     try:

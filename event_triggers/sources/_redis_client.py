@@ -100,7 +100,6 @@ async def connect(connection: BrokerConnection, stream: str, wait: float) -> Asy
     :param wait: seconds that a blocking read lasts.
     :raises ConfigurationError: naming the connection and what is wrong in it.
     """
-    where = f"Redis stream {stream!r} (connection {connection.conn_id!r}, {connection.host}:{connection.port or 6379})"
     try:
         options = _options(connection)
         nodes = _nodes(connection.extra.get("startup_nodes"))
@@ -109,6 +108,7 @@ async def connect(connection: BrokerConnection, stream: str, wait: float) -> Asy
             await anyio.to_thread.run_sync(_check_files, options)
     except (ValueError, TypeError, OSError, wrong.RedisError) as error:
         raise ConfigurationError(f"connection {connection.conn_id!r}: {error}") from error
+    where = f"Redis stream {stream!r} (connection {connection.conn_id!r}, {connection.host}:{connection.port or 6379})"
     if options.get("ssl") and options.get("ssl_cert_reqs") == "none":
         log.warning("%s: the server's certificate is not checked; anyone on the way can read and forge messages", where)
     options["socket_timeout"] = wait + _TIMEOUT
@@ -124,8 +124,8 @@ async def connect(connection: BrokerConnection, stream: str, wait: float) -> Asy
 def _options(connection: BrokerConnection) -> dict[str, Any]:
     """What the Redis provider's hook reads, in the same way."""
     extra = connection.extra
-    if not connection.host:
-        raise ValueError("it has no host; enter the name or address of the Redis server")
+    if not connection.host or set(connection.host) & set("@/"):
+        raise ValueError("its host must be the name or address of the Redis server alone")
     password = None if str(connection.password).lower() in ("none", "false", "") else connection.password
     if as_flag(extra.get("cluster") or False) and extra.get("db") not in (None, "", 0, "0"):
         raise ValueError("a cluster has database 0 only; empty db in its extra")

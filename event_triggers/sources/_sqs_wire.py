@@ -21,7 +21,6 @@ __all__ = [
     "is_gone",
     "queue_name",
     "region_of",
-    "release_delay",
     "said",
     "to_message",
 ]
@@ -29,7 +28,6 @@ __all__ = [
 BATCH_SIZE = 10
 """The most messages that SQS takes in one request, or gives in one answer."""
 
-_LONGEST_RELEASE = 60
 _HEADER_ATTRIBUTES = (
     "MessageGroupId",
     "MessageDeduplicationId",
@@ -100,11 +98,6 @@ def to_message(raw: Mapping[str, Any], *, stream: str, now: float) -> Message:
 def _bytes(text: str) -> bytes:
     """As UTF-8. Half of a surrogate pair, which SQS itself refuses and other servers pass on, makes it no UTF-8."""
     return text.encode("utf-8", "surrogatepass")
-
-
-def release_delay(attempt: int) -> int:
-    """Seconds that a message stays invisible when it is given back after its n-th delivery: 0, 1, 2, 4 ... 60."""
-    return 0 if attempt <= 1 else min(2 ** min(attempt - 2, 6), _LONGEST_RELEASE)
 
 
 def chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -20,28 +20,25 @@ nobody asks any more is removed by the server.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, ClassVar, Final
 
-from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError
+from event_triggers.errors import StreamError
 from event_triggers.message import Message
-from event_triggers.sources._nats_client import connect, failures
+from event_triggers.sources._nats_client import FORGOTTEN_AFTER, JetStream, connect, stored_at
+from event_triggers.sources._shared import NotedOffset, check_fields, check_rendered, is_text
 from event_triggers.sources.base import LogStream, Opening, Position, Source, Stream
 
 __all__ = ["NatsSubject"]
 
 _BATCH: Final = 100
+_PAUSE: Final = 0.2
 _WAIT: Final = 2.0
 """Seconds that one request waits for a message."""
-_TIMEOUT: Final = 8.0
-_FORGOTTEN_AFTER: Final = 300
-"""Seconds after which the server removes a consumer that nobody asks."""
-_NOT_FOUND: Final = 404
 
 
 @dataclass(frozen=True)
@@ -72,61 +69,52 @@ class NatsSubject(Source):
         return (self.kind, self.conn_id, self.stream, self.subject)
 
     def validate(self) -> None:
-        given: tuple[tuple[str, Any], ...] = (("subject", self.subject), ("stream", self.stream))
-        for option, value in (*given, ("conn_id", self.conn_id)):
-            if not (isinstance(value, str) and value) and (value is not None or option != "stream"):
-                raise InvalidEventError(f"NatsSubject({self.subject!r}): {option} must be a text, not {value!r}")
-        for option, value in given:
-            rendered = value and "{{" not in value and "{%" not in value
-            if rendered and (any(c.isspace() for c in value) or (option == "stream" and set(value) & set(".*>/\\"))):
-                raise InvalidEventError(f"NatsSubject({self.subject!r}): no {option} can be called {value!r}")
-        if "" in self.subject.split(".") and "{" not in self.subject:
-            raise InvalidEventError(f"NatsSubject({self.subject!r}): a token of the subject is empty")
+        check_fields(
+            self,
+            ("subject", _fits(self.subject, ""), "a subject, without spaces"),
+            (
+                "stream",
+                self.stream is None or (is_text(self.stream) and _fits(self.stream, ".*>/\\")),
+                "a stream's name",
+            ),
+            ("conn_id", is_text(self.conn_id), "a text"),
+        )
 
-    def open(self, opening: Opening) -> AbstractAsyncContextManager[Stream]:
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Stream]:
         """Connect, and give the live stream.
 
         :raises ConfigurationError: when the connection does not exist or is wrong.
         :raises MissingExtraError: when nats-py is not installed.
         :raises StreamError: when no server can be reached, refuses the login, or has no such stream.
         """
-        return self._open(opening)
-
-    @asynccontextmanager
-    async def _open(self, opening: Opening) -> AsyncIterator[Stream]:
-        try:
-            self.validate()  # again: templates are rendered now
-        except InvalidEventError as error:
-            raise ConfigurationError(str(error)) from error
-        async with connect(await opening.connection(self.conn_id)) as (client, prefix, where):
-            stream = _NatsLog(client, prefix, f"NATS subject {self.subject!r}, {where}", self, opening)
+        check_rendered(self)
+        async with connect(await opening.connection(self.conn_id), f"NATS subject {self.subject!r}, ") as client:
+            stream = _NatsLog(client, self, opening)
             await stream.begin(opening.start)
             yield stream
 
 
-class _Sequence(int):
-    """A sequence, and of which stream, as streams of the same name may follow each other."""
+def _fits(name: str, forbidden: str) -> bool:
+    """Whether this can be a name: no spaces, no empty tokens. What a template becomes is not known yet."""
+    if not is_text(name):
+        return False
+    return "{{" in name or "{%" in name or not ("" in name.split(".") or set(name) & {*forbidden, *" \t\r\n"})
 
-    created: str
 
-    @classmethod
-    def of(cls, created: str, sequence: int) -> _Sequence:
-        self = cls(sequence)
-        self.created = created
-        return self
+class _Sequence(NotedOffset):
+    """A sequence, and when its stream was created, as streams of the same name may follow each other."""
 
     def __ge__(self, other: int) -> bool:
         # Nothing of another stream's can be reached any more.
-        return self.created != getattr(other, "created", self.created) or int(self) >= int(other)
+        return self.note != getattr(other, "note", self.note) or int(self) >= int(other)
 
 
 class _NatsLog(LogStream):
     """One subject of one stream. Call :meth:`begin` before anything else."""
 
-    def __init__(self, client: Any, prefix: str, where: str, source: NatsSubject, opening: Opening) -> None:
+    def __init__(self, client: JetStream, source: NatsSubject, opening: Opening) -> None:
         self._client = client
-        self._prefix = prefix
-        self._where = where
         self._source = source
         self._tell = opening.tell
         self._clock = opening.clock
@@ -137,7 +125,6 @@ class _NatsLog(LogStream):
         self._end = 0
         """Behind the last message of the stream, when that was last asked."""
         self._consumer = ""
-        self._inbox: Any = None
         self._delivered = 0
         """How many messages the consumer has delivered."""
         self._found: Mapping[str, Any] = {}
@@ -146,29 +133,31 @@ class _NatsLog(LogStream):
     async def begin(self, start: Position | None) -> None:
         """Find the stream, where to begin in it, and what is lost before that."""
         if not self._stream:
-            names = (await self._ask("STREAM.NAMES", subject=self._source.subject)).get("streams") or []
+            names = (await self._client.ask("STREAM.NAMES", subject=self._source.subject)).get("streams") or []
             if len(names) != 1:
-                raise StreamError(f"{self._where}: {len(names)} streams keep it ({', '.join(names)}); name one of them")
+                raise StreamError(
+                    f"{self._client.where}: {len(names)} streams keep it ({', '.join(names)}); name one of them"
+                )
             self._stream = names[0]
         given = None if start is None else start.get(self._stream, 0)
-        self._created = getattr(given, "created", "")
+        self._created = getattr(given, "note", "")
         self._next = int(given or 0)
         await self._look()
         if given is None:
             self._next = self._end
 
     def position(self) -> Position:
-        return {self._stream: _Sequence.of(self._created, self._next)}
+        return {self._stream: _Sequence(self._next, self._created)}
 
     def after(self, message: Message) -> Any:
-        return _Sequence.of(self._created, message.offset + 1)
+        return _Sequence(message.offset + 1, self._created)
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Message]]:
         while True:
             end = self._end
             raw = await self._pull({"batch": _BATCH, "no_wait": True})
-            reached = len(raw) < _BATCH
-            if not raw:
+            reached = len(raw) < _BATCH and self._consumer != ""
+            if not raw and reached:
                 self._next = max(self._next, end)
                 raw = await self._pull({"batch": 1, "expires": int(_WAIT * 1e9)})
             messages = self._messages(raw)
@@ -179,43 +168,26 @@ class _NatsLog(LogStream):
 
     async def locate(self, since: datetime) -> Position:
         self._since = since
-        self._found = await self._info()
-        made = await self._make({"deliver_policy": "by_start_time", "opt_start_time": since.isoformat()})
-        await self._ask(f"CONSUMER.DELETE.{self._stream}.{made['name']}")
-        return {self._stream: _Sequence.of(self._created, made["delivered"]["stream_seq"] + 1)}
+        self._found = await self._client.ask(f"STREAM.INFO.{self._stream}")
+        made = await self._create("by_start_time", opt_start_time=since.isoformat())
+        await self._client.ask(f"CONSUMER.DELETE.{self._stream}.{made['name']}")
+        return {self._stream: _Sequence(made["delivered"]["stream_seq"] + 1, self._created)}
 
     async def lost(self, start: Position) -> str:
         state = self._found["state"]
         first = state["first_seq"]
         if first <= 1 or start[self._stream] > first:
             return ""  # nothing is deleted, or only what is older than something that is there and too old
-        if not state["messages"] and _moment(state["last_ts"]) < self._since:
+        last = datetime.fromisoformat(state["last_ts"][:19]).replace(tzinfo=timezone.utc)
+        if not state["messages"] and last < self._since:
             return ""
         return (
             f"stream {self._stream!r} begins at sequence {first} now: what was before is deleted (limits, or a purge)"
         )
 
-    # ------------------------------------------------------------------ the server
-
-    async def _ask(self, what: str, /, **asked: Any) -> dict[str, Any]:
-        """Call JetStream's API."""
-        try:
-            body = json.dumps(asked).encode() if asked else b""
-            answer = json.loads((await self._client.request(f"{self._prefix}.{what}", body, timeout=_TIMEOUT)).data)
-        except failures() as error:
-            raise StreamError(f"{self._where}: {what.rpartition('.')[0] or what}: {_said(error)}") from error
-        refused = answer.get("error")
-        if refused is not None:
-            missing = f"there is no stream {self._stream!r} (yet): " if refused.get("code") == _NOT_FOUND else ""
-            raise StreamError(f"{self._where}: {missing}{refused.get('description')} ({refused.get('err_code')})")
-        return dict(answer)
-
-    async def _info(self) -> dict[str, Any]:
-        return await self._ask(f"STREAM.INFO.{self._stream}")
-
     async def _look(self) -> None:
         """Find out where the stream ends, whether it is the same one, and what of it is lost before it was read."""
-        info = await self._info()
+        info = await self._client.ask(f"STREAM.INFO.{self._stream}")
         created, first, self._end = info["created"], info["state"]["first_seq"], info["state"]["last_seq"] + 1
         if created != self._created:
             if self._created:
@@ -236,51 +208,21 @@ class _NatsLog(LogStream):
     def _lost(self, text: str, *args: object) -> None:
         self._tell(logging.ERROR, f"%s: {text}", self._source.label, *args)
 
-    async def _make(self, begin: Mapping[str, Any]) -> dict[str, Any]:
-        config = {
-            **begin,
-            "ack_policy": "none",
-            "filter_subject": self._source.subject,
-            "inactive_threshold": int(_FORGOTTEN_AFTER * 1e9),
-            "mem_storage": True,
-            "num_replicas": 1,
-        }
-        return await self._ask(f"CONSUMER.CREATE.{self._stream}", stream_name=self._stream, config=config)
-
-    async def _begin_consuming(self) -> None:
-        begin = {"deliver_policy": "by_start_sequence", "opt_start_seq": max(self._next, 1)}
-        self._consumer = (await self._make(begin))["name"]
-        self._delivered = 0
-        if self._inbox is not None:
-            await self._inbox.unsubscribe()
-        # Without a limit: a client that drops what it cannot hold would drop what it has asked for.
-        self._inbox = await self._client.subscribe(self._client.new_inbox(), pending_bytes_limit=0)
+    async def _create(self, policy: str, **begin: Any) -> dict[str, Any]:
+        return await self._client.create_consumer(self._stream, self._source.subject, deliver_policy=policy, **begin)
 
     async def _pull(self, request: Mapping[str, Any]) -> list[Any]:
-        """Ask once, and take what comes until the server says that there is no more; nothing when it is to be asked
-        again.
-        """
-        try:
-            if not self._consumer or self._clock.monotonic() - self._asked > _FORGOTTEN_AFTER / 2:
-                await self._begin_consuming()
-            self._asked = self._clock.monotonic()
-            subject = f"{self._prefix}.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
-            await self._client.publish(subject, json.dumps(request).encode(), self._inbox.subject)
-            taken: list[Any] = []
-            while len(taken) < request["batch"]:
-                raw = await self._inbox.next_msg(timeout=_TIMEOUT)
-                if raw.reply:
-                    taken.append(raw)
-                    continue
-                status = (raw.headers or {}).get("Status")
-                if status in ("404", "408"):
-                    break
-                if status not in ("100",):  # the consumer is gone, or its server is
-                    self._consumer = ""
-                    break
-            return taken
-        except failures() as error:
-            raise StreamError(f"{self._where}: {_said(error)}") from error
+        """Ask once, and take what comes; nothing when there is no more, or when it is to be asked again."""
+        if not self._consumer or self._clock.monotonic() - self._asked > FORGOTTEN_AFTER / 2:
+            self._consumer = (await self._create("by_start_sequence", opt_start_seq=max(self._next, 1)))["name"]
+            self._delivered = 0
+            await self._client.new_inbox()
+        self._asked = self._clock.monotonic()
+        taken, there = await self._client.pull(f"{self._stream}.{self._consumer}", request)
+        if not there:
+            self._consumer = ""
+            await self._clock.sleep(_PAUSE)
+        return taken
 
     def _messages(self, taken: Sequence[Any]) -> list[Message]:
         messages = []
@@ -298,23 +240,12 @@ class _NatsLog(LogStream):
                     position=f"{self._stream}@{sequence}",
                     id=f"{self._stream}:{self._created}:{sequence}",
                     body=raw.data,
-                    headers=tuple((str(name), _bytes(value)) for name, value in (raw.headers or {}).items()),
-                    timestamp=about.timestamp.replace(tzinfo=timezone.utc),
+                    headers=tuple(
+                        (str(k), str(v).encode("utf-8", "surrogatepass")) for k, v in (raw.headers or {}).items()
+                    ),
+                    timestamp=stored_at(raw),
                     partition=self._stream,
                     offset=sequence,
                 )
             )
         return messages
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
-
-
-def _bytes(value: Any) -> bytes:
-    return str(value).encode("utf-8", "surrogatepass")
-
-
-def _moment(stamp: str) -> datetime:
-    """The server's time, which has nanoseconds."""
-    return datetime.fromisoformat(stamp[:19]).replace(tzinfo=timezone.utc)

@@ -17,18 +17,18 @@ command. Nothing is kept at the server; after a restart the hub opens the stream
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from event_triggers.errors import ConfigurationError, InvalidEventError, MissingExtraError
+from event_triggers.errors import MissingExtraError
 from event_triggers.message import Message
+from event_triggers.sources._shared import NotedOffset, check_fields, check_rendered, is_text
 from event_triggers.sources.base import LogStream, Opening, Position, Source, Stream
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class RedisStream(Source):
 
     :param stream: the key of the stream. It need not exist yet.
     :param field: the field of an entry that is the message's body; the other fields are its headers. ``None`` makes
-        all fields together the body, as a JSON object whose values are texts.
+        all fields together the body, as a JSON object of texts.
     :param conn_id: an Airflow connection of type ``redis``, as the Redis provider defines it.
     """
 
@@ -74,59 +74,46 @@ class RedisStream(Source):
         return (self.kind, self.conn_id, self.stream, self.field)
 
     def validate(self) -> None:
-        given: tuple[tuple[str, Any], ...] = (("stream", self.stream), ("field", self.field), ("conn_id", self.conn_id))
-        for option, value in given:
-            if not (isinstance(value, str) and value) and (value is not None or option != "field"):
-                raise InvalidEventError(f"RedisStream({self.stream!r}): {option} must be a text, not {value!r}")
+        check_fields(
+            self,
+            ("stream", is_text(self.stream), "a text"),
+            ("field", self.field is None or is_text(self.field), "a text, or None"),
+            ("conn_id", is_text(self.conn_id), "a text"),
+        )
 
-    def open(self, opening: Opening) -> AbstractAsyncContextManager[Stream]:
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Stream]:
         """Connect, and give the live stream.
 
         :raises ConfigurationError: when the connection does not exist or is wrong.
         :raises MissingExtraError: when redis-py is not installed.
         :raises StreamError: when the server cannot be reached, refuses the login, or the key holds something else.
         """
-        return self._open(opening)
-
-    @asynccontextmanager
-    async def _open(self, opening: Opening) -> AsyncIterator[Stream]:
         try:
             from event_triggers.sources._redis_client import connect
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "redis":
                 raise
             raise MissingExtraError("RedisStream", "redis", "redis") from error
-        try:
-            self.validate()  # again: templates are rendered now
-        except InvalidEventError as error:
-            raise ConfigurationError(str(error)) from error
+        check_rendered(self)
         async with connect(await opening.connection(self.conn_id), self.stream, _WAIT) as client:
             stream = _RedisLog(client, self, opening)
             await stream.begin(opening.start)
             yield stream
 
 
-class _Offset(int):
-    """An entry's place, and how many entries had ever been added before it; ``None`` where that is not known."""
-
-    added: int | None
-
-    @classmethod
-    def of(cls, offset: int, added: int | None) -> _Offset:
-        self = cls(offset)
-        self.added = added
-        return self
-
-
 class _RedisLog(LogStream):
-    """One stream. Call :meth:`begin` before anything else."""
+    """One stream. Call :meth:`begin` before anything else.
+
+    Beside an entry's offset is noted how many entries had ever been added before it; ``None`` when that is not known.
+    """
 
     def __init__(self, client: RedisClient, source: RedisStream, opening: Opening) -> None:
         self._client = client
         self._source = source
         self._tell = opening.tell
         self._clock = opening.clock
-        self._next = _Offset.of(0, None)
+        self._next = NotedOffset(0, None)
         self._looked = self._clock.monotonic()
         self._exists = False
         self._since = 0
@@ -140,18 +127,18 @@ class _RedisLog(LogStream):
         """
         info = await self._client.info()
         if start is None:
-            self._next = _Offset.of(_offset(info.last) + 1 if info else 0, info.added if info else 0)
+            self._next = NotedOffset(_offset(info.last) + 1 if info else 0, info.added if info else 0)
         else:
             given = start.get(self._source.stream, 0)
-            self._next = _Offset.of(given, getattr(given, "added", None))
+            self._next = NotedOffset(given, getattr(given, "note", None))
         self._look(info)
 
     def position(self) -> Position:
         return {self._source.stream: self._next}
 
     def after(self, message: Message) -> Any:
-        added = message.offset.added
-        return _Offset.of(message.offset + 1, None if added is None else added + 1)
+        added = message.offset.note
+        return NotedOffset(message.offset + 1, None if added is None else added + 1)
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Message]]:
         while True:
@@ -164,7 +151,7 @@ class _RedisLog(LogStream):
                 yield messages
 
     def _message(self, number: int, identity: bytes, fields: Mapping[bytes, bytes]) -> Message:
-        offset, added, place = _offset(identity), self._next.added, identity.decode()
+        offset, added, place = _offset(identity), self._next.note, identity.decode()
         body, headers = _body(fields, self._source.field)
         return Message(
             source="redis",
@@ -175,7 +162,7 @@ class _RedisLog(LogStream):
             headers=headers,
             timestamp=_moment(offset),
             partition=self._source.stream,
-            offset=_Offset.of(offset, None if added is None else added + number),
+            offset=NotedOffset(offset, None if added is None else added + number),
         )
 
     async def locate(self, since: datetime) -> Position:
@@ -183,7 +170,7 @@ class _RedisLog(LogStream):
         self._since = max(0, -((_EPOCH - since) // timedelta(milliseconds=1)))
         self._found = await self._client.info()
         first = await self._client.first(f"{self._since}-0")
-        return {self._source.stream: self._next if first is None else _Offset.of(_offset(first), None)}
+        return {self._source.stream: self._next if first is None else NotedOffset(_offset(first), None)}
 
     async def lost(self, start: Position) -> str:
         info = self._found
@@ -196,18 +183,16 @@ class _RedisLog(LogStream):
             return ""  # what was deleted is older than something that is there and too old
         return f"it begins at entry {info.first.decode()} now: {gone} entries are trimmed or deleted"
 
-    # ------------------------------------------------------------------ what is lost
-
     def _look(self, info: StreamInfo | None) -> None:
         """Compare what was ever added with what was read and what is there."""
         self._looked = self._clock.monotonic()
         if info is None:
             if self._exists:
                 self._lost("it is gone (deleted, expired or moved away); what was unread in it is lost")
-            self._exists, self._next = False, _Offset.of(self._next, 0)
+            self._exists, self._next = False, NotedOffset(self._next, 0)
             return
         self._exists = True
-        last, known = _offset(info.last), self._next.added
+        last, known = _offset(info.last), self._next.note
         first = _offset(info.first) if info.first else last + 1
         if last + 1 < self._next:
             self._lost(
@@ -215,7 +200,7 @@ class _RedisLog(LogStream):
                 "what was unread is lost, and it is read again from its beginning",
                 _id(self._next), info.last.decode(),
             )  # fmt: skip
-            self._next, known, first = _Offset.of(0, None), None, 0
+            self._next, known, first = NotedOffset(0, None), None, 0
         if info.added is None:
             return
         if last < self._next:
@@ -225,7 +210,7 @@ class _RedisLog(LogStream):
         else:
             return  # it cannot be counted how many of what is there are read
         missed = 0 if known is None else info.added - ahead - known
-        self._next = _Offset.of(self._next, info.added - ahead)
+        self._next = NotedOffset(self._next, info.added - ahead)
         if missed > 0:
             self._lost("%d entries were trimmed or deleted before they were read, and are lost", missed)
         elif missed < 0:
@@ -257,17 +242,10 @@ def _moment(offset: int) -> datetime:
 def _body(fields: Mapping[bytes, bytes], field: str | None) -> tuple[bytes | None, tuple[tuple[str, bytes], ...]]:
     """The body of an entry, and its headers."""
     if field is None:
-        return msgspec.json.encode({_name(name): _value(value) for name, value in fields.items()}), ()
+        return msgspec.json.encode({_text(name): _text(value) for name, value in fields.items()}), ()
     own = field.encode()
-    return fields.get(own), tuple((_name(name), value) for name, value in fields.items() if name != own)
+    return fields.get(own), tuple((_text(name), value) for name, value in fields.items() if name != own)
 
 
-def _name(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
-
-
-def _value(value: bytes) -> Any:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(value).decode("ascii")}
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")

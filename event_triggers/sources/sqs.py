@@ -33,6 +33,7 @@ import anyio
 from event_triggers.errors import InvalidEventError, StreamError
 from event_triggers.message import Message
 from event_triggers.sources import _sqs_client as sqs_client
+from event_triggers.sources._shared import beside, release_delay
 from event_triggers.sources._sqs_wire import (
     BATCH_SIZE,
     Failure,
@@ -41,7 +42,6 @@ from event_triggers.sources._sqs_wire import (
     chunks,
     is_gone,
     queue_name,
-    release_delay,
     to_message,
 )
 from event_triggers.sources.base import Opening, Outcome, Settlement, Source, Stream
@@ -147,22 +147,14 @@ class SqsQueue(Source):
     @asynccontextmanager
     async def _open(self, opening: Opening) -> AsyncIterator[Stream]:
         where = f"SQS queue {self.name!r} (connection {self.conn_id!r})"
-        broken: Exception | None = None
         async with sqs_client.connect(self.queue, self.conn_id, self.region, opening, where) as client:
             url = await _url(client, self.queue, where)
             stream = _SqsStream(client, url, self, opening, where)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(stream.keep_invisible, name=f"sqs-visibility-{self.name}")
-                try:
+            try:
+                async with beside(stream.keep_invisible, f"sqs-visibility-{self.name}"):
                     yield stream
-                except Exception as error:
-                    # Kept from the task group, which would wrap it in a group of its own.
-                    broken = error
-                finally:
-                    tasks.cancel_scope.cancel()
-                    await stream.give_back()
-        if broken is not None:
-            raise broken
+            finally:
+                await stream.give_back()
 
 
 async def _url(client: SQSClient, queue: str, where: str) -> str:

@@ -14,7 +14,7 @@ from event_triggers.testing.conformance import BrokerHarness, QueueConformance
 from servers.process import free_port
 from servers.proxy import TcpProxy
 from servers.rabbitmq import RabbitMq
-from tests.integration.amqp_support import amqp_connection, kept, send, shared_rabbitmq
+from tests.integration.amqp_support import amqp_connection, declare, kept, send, shared_rabbitmq
 from tests.integration.broker_support import opening_of, unique
 
 
@@ -32,11 +32,10 @@ class AmqpHarness(BrokerHarness):
     def __init__(self, broker: RabbitMq, proxy: TcpProxy, queue_type: str) -> None:
         self._broker = broker
         self._proxy = proxy
-        self._type = queue_type
-        self._queue = unique("conformance")
+        self._queue = unique(queue_type)
 
     def source(self) -> AmqpQueue:
-        return AmqpQueue(self._queue, conn_id="mine", queue_type=self._type, expires=600)
+        return AmqpQueue(self._queue, conn_id="mine")
 
     def opening(self, *, group: str = "conformance", start: Position | None = None) -> Opening:
         return opening_of(amqp_connection(self._proxy.port, "mine", heartbeat=1), group=group, start=start)
@@ -59,6 +58,5 @@ class TestAmqpQueue(QueueConformance):
     async def harness(self, request: pytest.FixtureRequest, broker: RabbitMq) -> AsyncIterator[AmqpHarness]:
         with TcpProxy(broker.port) as proxy:
             harness = AmqpHarness(broker, proxy, request.param)
-            async with harness.source().open(harness.opening()) as stream:
-                await stream.watch(harness.source())
+            await declare(broker, harness.source().queue, x_queue_type=request.param)
             yield harness

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import aio_pika
 import anyio
@@ -44,22 +45,25 @@ def amqp_connection(port: int, conn_id: str = "amqp_default", **fields: Any) -> 
 
 
 @asynccontextmanager
-async def channel(broker: RabbitMq, **options: Any) -> AsyncIterator[Any]:
+async def channel(broker: RabbitMq, vhost: str = "", **options: Any) -> AsyncIterator[Any]:
     """Another client's channel."""
-    async with await aio_pika.connect(broker.url) as connection, connection.channel(**options) as one:
+    async with (
+        await aio_pika.connect(broker.url + quote(vhost, safe="")) as connection,
+        connection.channel(**options) as one,
+    ):
         yield one
 
 
-async def declare(broker: RabbitMq, name: str, **arguments: Any) -> None:
-    """A durable queue; arguments as RabbitMQ calls them, with _ for -."""
-    async with channel(broker) as one:
-        given = {key.replace("_", "-"): value for key, value in arguments.items()}
+async def declare(broker: RabbitMq, name: str, vhost: str = "", **arguments: Any) -> None:
+    """A durable queue that is deleted when nobody uses it for long; arguments as RabbitMQ calls them, with _ for -."""
+    async with channel(broker, vhost) as one:
+        given = {key.replace("_", "-"): value for key, value in {"x_expires": 600_000, **arguments}.items()}
         await one.declare_queue(name, durable=True, arguments=given)
 
 
 async def send(broker: RabbitMq, queue: str, *bodies: bytes, exchange: str = "", **properties: Any) -> None:
-    """Publish in this order; return when the broker has them."""
-    async with channel(broker) as one:
+    """Publish in this order; return when the broker has them in a queue."""
+    async with channel(broker, on_return_raises=True) as one:
         target = await one.get_exchange(exchange) if exchange else one.default_exchange
         for body in bodies:
             await target.publish(aio_pika.Message(body, delivery_mode=2, **properties), routing_key=queue)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import pytest
 
 from event_triggers.errors import ConnectionMissingError
 from event_triggers.message import Message
 from event_triggers.sources.base import BrokerConnection, LogStream, Opening, Outcome, Settlement, Source, Stream
 
-__all__ = ["PATIENCE", "Taker", "opening_of", "taking", "unique"]
+__all__ = ["PATIENCE", "Taker", "in_environment", "opening_of", "taking", "unique"]
 
 PATIENCE = 30.0
 """Seconds that any wait of these tests may take."""
@@ -33,6 +35,15 @@ def opening_of(connection: BrokerConnection, **options: Any) -> Opening:
         return connection
 
     return Opening(connection=look_up, **options)
+
+
+def in_environment(monkeypatch: pytest.MonkeyPatch, connection: BrokerConnection) -> str:
+    """Define this connection as Airflow's hooks find it; its id there."""
+    name = unique("connection").replace("-", "_")
+    fields: dict[str, Any] = {"conn_type": connection.conn_type, "host": connection.host, "port": connection.port}
+    fields |= {"login": connection.login, "password": connection.password, "extra": dict(connection.extra)}
+    monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(fields))
+    return name
 
 
 class Taker:

@@ -1,4 +1,4 @@
-"""What is AMQP's own: declaring and binding, what becomes of messages, identities, connections, and faults."""
+"""What is AMQP's own: what becomes of messages, identities, connections, and faults."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import anyio.to_thread
 import pytest
 
 from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError
+from event_triggers.hooks.amqp import AmqpHook
 from event_triggers.hub import Hub
-from event_triggers.sources import _amqp_identity
+from event_triggers.sources import _amqp_messages
 from event_triggers.sources.amqp import AmqpQueue
 from event_triggers.sources.base import Outcome, load_source
 from event_triggers.subscription import Interest
@@ -19,7 +20,7 @@ from servers.process import free_port
 from servers.proxy import TcpProxy
 from servers.rabbitmq import RabbitMq
 from tests.integration.amqp_support import amqp_connection, channel, declare, send, shared_rabbitmq, until_kept
-from tests.integration.broker_support import opening_of, taking, unique
+from tests.integration.broker_support import in_environment, opening_of, taking, unique
 from tests.integration.faults import corrected, live, take, told, until_told
 
 SECRET = "s3cr3t"
@@ -30,46 +31,38 @@ def broker(request: pytest.FixtureRequest) -> RabbitMq:
     return shared_rabbitmq(request.config)
 
 
-def a_queue(**options: Any) -> AmqpQueue:
-    return AmqpQueue(unique("queue"), **{"queue_type": "classic", "expires": 600, **options})
+async def a_queue(broker: RabbitMq, **options: Any) -> AmqpQueue:
+    source = AmqpQueue(unique("queue"), **options)
+    await declare(broker, source.queue)
+    return source
 
 
 def new_process() -> None:
     """Know nothing, as a process that has just started."""
-    _amqp_identity._memories.clear()
+    _amqp_messages._memories.clear()
 
 
-async def test_binds_a_queue_that_it_declares(broker: RabbitMq) -> None:
-    exchange = unique("exchange")
-    async with channel(broker) as one:
-        await one.declare_exchange(exchange, "topic", auto_delete=True)
-    source = a_queue(exchange=exchange, routing_key=["done.*", "late.#"], queue_type="quorum")
+async def test_what_a_message_carries(broker: RabbitMq) -> None:
+    source, exchange = await a_queue(broker), unique("exchange")
     assert load_source(source.serialize()) == source
+    async with channel(broker) as one:
+        bound = await one.get_queue(source.queue)
+        await bound.bind(await one.declare_exchange(exchange, "topic", auto_delete=True), "done.*")
     async with taking(opening_of(amqp_connection(broker.port)), source) as taker:
-        for key in ("other", "done.a", "late.b.c"):
-            await send(
-                broker,
-                key,
-                key.encode(),
-                exchange=exchange,
-                headers={"n": 3, "odd": bytearray(b"\xff"), "deep": {"a": [1]}},
-            )
-        first, second = await taker.take(2)
-        assert [(m.body, m.key) for m in (first, second)] == [(b"done.a", b"done.a"), (b"late.b.c", b"late.b.c")]
-        headers = dict(first.headers)
-        assert (headers["n"], headers["odd"], headers["deep"]) == (b"3", b"\xff", b'{"a": [1]}')
-        assert headers["amqp.exchange"] == exchange.encode()
-        await taker.settle(first, second)
-    with pytest.raises(StreamError, match="no exchange"):
-        async with taking(opening_of(amqp_connection(broker.port)), a_queue(exchange="nowhere")):
-            pass
+        headers = {"n": 3, "odd": bytearray(b"\xff"), "deep": {"a": [1]}}
+        await send(broker, "done.a", b"body", exchange=exchange, headers=headers)
+        (message,) = await taker.take()
+        assert (message.body, message.key) == (b"body", b"done.a")
+        carried = dict(message.headers)
+        assert (carried["n"], carried["odd"], carried["deep"]) == (b"3", b"\xff", b'{"a": [1]}')
+        assert carried["amqp.exchange"] == exchange.encode()
+        await taker.settle(message)
 
 
 async def test_rejected_and_unmatched_go_to_the_dead_letter_exchange(broker: RabbitMq) -> None:
     dead, queue = unique("dead"), unique("queue")
-    await declare(broker, dead, x_expires=600_000)
-    arguments = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": dead, "x_expires": 600_000}
-    await declare(broker, queue, **arguments)
+    await declare(broker, dead)
+    await declare(broker, queue, x_dead_letter_exchange="", x_dead_letter_routing_key=dead)
     async with taking(opening_of(amqp_connection(broker.port)), AmqpQueue(queue, unmatched="reject")) as taker:
         await send(broker, queue, b"odd", b"unwanted")
         odd, unwanted = await taker.take(2)
@@ -81,7 +74,7 @@ async def test_rejected_and_unmatched_go_to_the_dead_letter_exchange(broker: Rab
 
 async def test_unwanted_messages_do_not_hold_up_those_behind_them(broker: RabbitMq) -> None:
     """They are parked, more than the prefetch; a group that comes later gets them at once."""
-    source = a_queue(prefetch=4)
+    source = await a_queue(broker, prefetch=4)
     hub = Hub(opening_of(amqp_connection(broker.port)).connection)
     async with hub.subscribe("one", [Interest("x", source, pattern={"n": [-1, -2]}, count=2)]) as group:
         await live(group)
@@ -97,7 +90,7 @@ async def test_unwanted_messages_do_not_hold_up_those_behind_them(broker: Rabbit
 
 
 async def test_nothing_is_held_while_nobody_wants_more(broker: RabbitMq) -> None:
-    source = a_queue()
+    source = await a_queue(broker)
     hub = Hub(opening_of(amqp_connection(broker.port)).connection)
     async with hub.subscribe("one", [Interest("x", source)]) as group:
         await live(group)
@@ -110,7 +103,7 @@ async def test_nothing_is_held_while_nobody_wants_more(broker: RabbitMq) -> None
 @pytest.mark.parametrize("named", [True, False])
 async def test_copies_after_a_crash_are_known(broker: RabbitMq, named: bool) -> None:
     """Recorded, and not acknowledged when the process died: acknowledged when it comes again, and counted once."""
-    source = a_queue()
+    source = await a_queue(broker)
     opening = opening_of(amqp_connection(broker.port))
     properties = {"message_id": unique("id")} if named else {}
     async with taking(opening, source) as taker:
@@ -128,7 +121,7 @@ async def test_copies_after_a_crash_are_known(broker: RabbitMq, named: bool) -> 
 
 
 async def test_messages_alike_are_two(broker: RabbitMq) -> None:
-    source = a_queue()
+    source = await a_queue(broker)
     async with taking(opening_of(amqp_connection(broker.port)), source) as taker:
         await send(broker, source.queue, b"same", b"same")
         first = await taker.take(2)
@@ -157,7 +150,7 @@ async def test_queue_that_comes_and_goes_and_comes_again(broker: RabbitMq, caplo
             await one.queue_delete(source.queue)
         caplog.clear()
         await until_told(caplog, "NOT_FOUND")
-        await declare(broker, source.queue, x_expires=600_000)
+        await declare(broker, source.queue)
         await send(broker, source.queue, b"second")
         assert [one.message.body for one in await take(group)] == [b"second"]
         group.over = True
@@ -165,7 +158,7 @@ async def test_queue_that_comes_and_goes_and_comes_again(broker: RabbitMq, caplo
 
 @pytest.mark.parametrize("how", ["swallowed", "cut"])
 async def test_network_that_fails(broker: RabbitMq, caplog: pytest.LogCaptureFixture, how: str) -> None:
-    source = a_queue()
+    source = await a_queue(broker)
     with TcpProxy(broker.port) as proxy:
         hub = Hub(opening_of(amqp_connection(proxy.port, heartbeat=1)).connection)
         async with hub.subscribe("group", [Interest("x", source)]) as group:
@@ -185,8 +178,9 @@ async def test_network_that_fails(broker: RabbitMq, caplog: pytest.LogCaptureFix
 
 async def test_logins_and_virtual_hosts(broker: RabbitMq, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    source = a_queue()
+    source = await a_queue(broker)
     right = amqp_connection(broker.port, login="me", password=f"{SECRET}-right", schema="ours/%")
+    await declare(broker, source.queue, vhost="ours/%")
     hub = corrected(opening_of(right).connection, amqp_connection(broker.port, login="me", password=f"{SECRET}-wrong"))
     async with hub.subscribe("group", [Interest("x", source)]) as group:
         await until_told(caplog, "the login is refused")
@@ -202,7 +196,7 @@ async def test_logins_and_virtual_hosts(broker: RabbitMq, caplog: pytest.LogCapt
 
 async def test_tls(broker: RabbitMq) -> None:
     assert broker.authority is not None
-    source = a_queue()
+    source = await a_queue(broker)
     files: dict[str, Any] = {"ca_cert": str(broker.authority.certificate)}
     for fields in ({**files, "tls": True}, {**files, "conn_type": "amqps"}, {"tls": True, "insecure": True}):
         connection = amqp_connection(broker.tls_port, **fields)
@@ -215,8 +209,22 @@ async def test_tls(broker: RabbitMq) -> None:
             pass
 
 
+async def test_connection_can_be_tested(broker: RabbitMq, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an event loop running around it, too."""
+    for fields, passes, text in (
+        ({"login": "me", "password": f"{SECRET}-right"}, True, f"(127.0.0.1:{broker.port}, virtual host '/')"),
+        ({"login": "me", "password": f"{SECRET}-wrong"}, False, "the login is refused"),
+        ({"hearbeat": 3}, False, "did you mean 'heartbeat'"),
+    ):
+        name = in_environment(monkeypatch, amqp_connection(broker.port, **fields))
+        passed, said = AmqpHook(name).test_connection()
+        assert passed == passes
+        assert text in said
+        assert SECRET not in said
+
+
 async def test_ten_megabytes(broker: RabbitMq) -> None:
-    source = a_queue()
+    source = await a_queue(broker)
     async with taking(opening_of(amqp_connection(broker.port)), source) as taker:
         await send(broker, source.queue, b"x" * 10_000_000)
         (message,) = await taker.take()
@@ -248,12 +256,9 @@ async def test_wrong_connections(fields: dict[str, Any], text: str) -> None:
     [
         {"queue": ""},
         {"queue": 3},
-        {"routing_key": [3]},
-        {"queue_type": "stream"},
-        {"expires": 60},
         {"prefetch": 1},
         {"unmatched": "drop"},
-        {"exchange": 7},
+        {"conn_id": ""},
     ],
 )
 def test_wrong_declarations(wrong: dict[str, Any]) -> None:
@@ -264,7 +269,7 @@ def test_wrong_declarations(wrong: dict[str, Any]) -> None:
 async def test_broker_that_is_killed_and_started(broker: RabbitMq, caplog: pytest.LogCaptureFixture) -> None:
     """The shared one: what was in its durable queue is there again, and the group goes on by itself."""
     caplog.set_level(logging.INFO)
-    source = a_queue(expires=None)
+    source = await a_queue(broker)
     hub = Hub(opening_of(amqp_connection(broker.port)).connection)
     async with hub.subscribe("group", [Interest("x", source, count=2)]) as group:
         await live(group)

@@ -17,7 +17,8 @@ from tests.integration.test_bad_input import LONG_AGO, check
 
 async def test_amqp(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> None:
     broker = amqp_support.shared_rabbitmq(request.config)
-    source = AmqpQueue(unique("queue"), queue_type="classic", expires=600, unmatched="delete")
+    source = AmqpQueue(unique("queue"), unmatched="delete")
+    await amqp_support.declare(broker, source.queue)
 
     async def send(bodies: Mapping[str, bytes]) -> None:
         await amqp_support.send(broker, source.queue, *bodies.values(), headers={"h\u202e": bytearray(b"\xff")})

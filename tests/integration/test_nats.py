@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import anyio.to_thread
-import nkeys  # type: ignore[import-untyped]
 import pytest
 
 from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError
+from event_triggers.hooks.nats import NatsHook
 from event_triggers.hub import Hub
+from event_triggers.sources._nats_client import stored_at
 from event_triggers.sources.base import load_source
 from event_triggers.sources.nats import NatsSubject
 from event_triggers.subscription import Interest
 from servers.nats import Nats
 from servers.process import free_port
 from servers.proxy import TcpProxy
-from tests.integration.broker_support import opening_of, taking, unique
+from tests.integration.broker_support import in_environment, opening_of, taking, unique
 from tests.integration.faults import corrected, live, take, told, until_told
 from tests.integration.nats_support import create_stream, jetstream, nats_connection, nats_server, send
 
@@ -165,11 +167,9 @@ async def test_consumer_that_is_removed(server: Nats) -> None:
             await taker.take()
 
 
-async def test_logins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_logins(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    seed = bytearray(b"SUAMLK2ZNL35WSMW37E7UD4VZ7ELPKW7DHC3BWBSD2GCZ7IUQQXZIORRBU")
-    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
-    users = f'users: [{{user: me, password: "{SECRET}-right"}}, {{nkey: {public}}}]'
+    users = f'users: [{{user: me, password: "{SECRET}-right"}}]'
     with nats_server(authorization=users) as server:
         right = nats_connection(server.port, login="me", password=f"{SECRET}-right")
         async with jetstream(server.port, user="me", password=f"{SECRET}-right") as stream:
@@ -179,8 +179,6 @@ async def test_logins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         async with hub.subscribe("group", [Interest("x", source)]) as group:
             await until_told(caplog, "correct the connection's login")
             await live(group)
-        async with taking(opening_of(nats_connection(server.port, nkey_seed=seed.decode())), source):
-            pass
     with nats_server(authorization=f"token: {SECRET}") as server:
         for fields in ({"token": SECRET}, {"password": SECRET}):
             with pytest.raises(StreamError, match="there is no stream 'S'"):
@@ -202,6 +200,21 @@ async def test_tls() -> None:
         with pytest.raises(StreamError, match=r"[Cc]ertificate"):
             async with taking(opening_of(nats_connection(server.port, tls=True)), source):
                 pass
+
+
+async def test_connection_can_be_tested(server: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an event loop running around it, too."""
+    for port, fields, passes, text in (
+        (server.port, {}, True, f"Connected, with JetStream: connection 'connection_.*:{server.port}"),
+        (server.port, {"domain": "nowhere"}, False, "INFO: "),
+        (free_port(), {"password": SECRET}, False, "cannot connect"),
+        (server.port, {"tokn": SECRET}, False, "did you mean 'token'"),
+    ):
+        name = in_environment(monkeypatch, nats_connection(port, **fields))
+        passed, said = NatsHook(name).test_connection()
+        assert passed == passes
+        assert re.search(text, said)
+        assert SECRET not in said
 
 
 async def test_ten_megabytes(server: Nats) -> None:
@@ -229,6 +242,13 @@ async def test_wrong_connections(fields: dict[str, Any], text: str) -> None:
         async with taking(opening_of(connection), NatsSubject("s", stream="S")):
             pass
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["$JS.ACK.S.C.1.2.3.{}.0", "$JS.ACK._.hash.S.C.1.2.3.{}.0.token"])
+def test_stamps_are_not_rounded_up(form: str) -> None:
+    """A message that is stored at its own moment is found from that moment on."""
+    raw = SimpleNamespace(reply=form.format(1_700_000_000_123_456_999))
+    assert stored_at(raw) == datetime.fromtimestamp(1_700_000_000, timezone.utc) + timedelta(microseconds=123_456)
 
 
 def test_declarations() -> None:

@@ -25,9 +25,12 @@ from event_triggers.event import Event
 from event_triggers.group import EventGroup
 from event_triggers.hub import Hub
 from event_triggers.ledger import GroupRef
+from event_triggers.sources.amqp import AmqpQueue
 from event_triggers.sources.base import BrokerConnection, Source
 from event_triggers.sources.kafka import KafkaTopic
 from event_triggers.sources.mqtt import MqttTopic
+from event_triggers.sources.nats import NatsSubject
+from event_triggers.sources.redis import RedisStream
 from event_triggers.sources.sqs import SqsQueue
 from event_triggers.terms import Terms, Timeline
 from event_triggers.testing import MemoryLedger
@@ -37,13 +40,16 @@ from event_triggers.wait import GroupWait
 from servers.mosquitto import Mosquitto
 from servers.process import free_port
 from servers.sqs import MotoServer
+from tests.integration.amqp_support import amqp_connection, shared_rabbitmq
 from tests.integration.mqtt_support import mosquitto, mqtt_connection
+from tests.integration.nats_support import nats_connection, nats_server
+from tests.integration.redis_support import redis_connection, redis_server
 from tests.integration.sqs_support import Gate
 
-SECRET = "s3cr3t-planted"
+SECRET = "s3cr3t"
 """Part of every secret of these tests."""
 PEM = f"-----BEGIN PRIVATE KEY-----\n{SECRET}-key\n-----END PRIVATE KEY-----\n"
-OURS = ("event_triggers", "aiokafka", "aiomqtt", "paho", "mqtt", "httpx")
+OURS = ("event_triggers", "aiokafka", "aiomqtt", "paho", "mqtt", "httpx", "aio_pika", "aiormq", "redis", "nats")
 """Whose logs are looked at, down to DEBUG."""
 
 
@@ -195,6 +201,66 @@ async def test_sqs(caplog: pytest.LogCaptureFixture) -> None:
                 gate.refuse("GetQueueUrl", "SignatureDoesNotMatch", signed, times=20, status=403)
                 connection = BrokerConnection("mine", "aws", extra={**extra, **change}, **keys)
                 await fails(SqsQueue("queue", conn_id="mine"), connection, caplog)
+
+
+# ---------------------------------------------------------------------- AMQP, Redis, NATS
+
+
+TLS_KEY: dict[str, Any] = {
+    "tls": True,
+    "client_cert_pem": "none",
+    "private_key_pem": PEM,
+    "private_key_password": f"{SECRET}-of-key",
+}
+
+
+async def test_amqp(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> None:
+    broker = shared_rabbitmq(request.config)
+    login: dict[str, Any] = {"login": "me", "password": f"{SECRET}-wrong"}
+    for name, connection in {  # what is said, and why
+        "the login is refused": amqp_connection(broker.port, **login),
+        "there is no such queue": amqp_connection(broker.port, login="me", password=f"{SECRET}-right"),
+        "cannot be reached": amqp_connection(free_port(), **login),
+        "client certificate": amqp_connection(broker.tls_port, **TLS_KEY, **login),
+        "ertificate": amqp_connection(broker.tls_port, tls=True, **login),
+        "unknown option": amqp_connection(broker.port, private_key_pasword=SECRET, **login),
+        "its host must be": amqp_connection(broker.port, **{**login, "host": f"me:{SECRET}@localhost"}),
+    }.items():
+        caplog.clear()
+        assert name in await fails(AmqpQueue("queue"), connection, caplog)
+
+
+async def test_redis(caplog: pytest.LogCaptureFixture) -> None:
+    login: dict[str, Any] = {"login": "me", "password": f"{SECRET}-wrong"}
+    with redis_server() as server:
+        for name, connection in {
+            "the login is refused": redis_connection(server.port, **login),
+            "cannot be reached": redis_connection(free_port(), **login),
+            "redis_default": redis_connection(server.port, ssl=True, ssl_certfile="/x", ssl_keyfile="/x", **login),
+            "true or false": redis_connection(server.port, ssl="perhaps", **login),
+            "its host must be": redis_connection(server.port, **{**login, "host": f"me:{SECRET}@localhost"}),
+        }.items():
+            caplog.clear()
+            assert name in await fails(RedisStream("stream"), connection, caplog)
+
+
+async def test_nats(caplog: pytest.LogCaptureFixture) -> None:
+    login: dict[str, Any] = {"login": "me", "password": f"{SECRET}-wrong"}
+    creds = f"-----BEGIN NATS USER JWT-----\n{SECRET}\n---\n-----BEGIN USER NKEY SEED-----\n{SECRET}\n---\n"
+    with nats_server(authorization=f"token: {SECRET}-right") as server:
+        for name, connection in {
+            "correct the connection's login": nats_connection(server.port, **login),
+            "cannot connect: ": nats_connection(server.port, token=f"{SECRET}-wrong"),
+            "there is no stream": nats_connection(server.port, token=f"{SECRET}-right"),
+            "Connect call failed": nats_connection(free_port(), **login),
+            "nats_default": nats_connection(server.port, creds_text=creds),
+            "its creds hold no": nats_connection(server.port, creds_text=SECRET),
+            "client certificate": nats_connection(server.port, **TLS_KEY, **login),
+            "did you mean": nats_connection(server.port, private_key_pasword=SECRET, **login),
+            "its host must be": nats_connection(server.port, **{**login, "host": f"me:{SECRET}@localhost"}),
+        }.items():
+            caplog.clear()
+            assert name in await fails(NatsSubject("s", stream="S"), connection, caplog)
 
 
 # ---------------------------------------------------------------------- Airflow's API

@@ -37,7 +37,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("source", ["kafka", "mqtt"])
+@pytest.mark.parametrize("source", ["kafka", "others"])
 def test_only_we_can_read_them_and_they_are_removed(source: str, fails: bool, scratch: Path) -> None:
     spy: Any = Spy(fails=fails)
     try:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from event_triggers.errors import InvalidEventError
-from event_triggers.sources._sqs_wire import advice, chunks, is_gone, queue_name, region_of, release_delay, to_message
+from event_triggers.sources._shared import release_delay
+from event_triggers.sources._sqs_wire import advice, chunks, is_gone, queue_name, region_of, to_message
 from event_triggers.sources.base import load_source
 from event_triggers.sources.sqs import SqsQueue
 

@@ -1,4 +1,4 @@
-"""Which message a delivery of AMQP is: the broker itself gives messages no identity.
+"""Deliveries of AMQP made messages; and which message a delivery is: the broker itself gives them no identity.
 
 A message with a ``message_id`` is known by that and its body. One without is known by its content; of several that are
 alike, one that is delivered again is one that was given back or whose end the broker may not have heard of, or else one
@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import secrets
 from collections import OrderedDict
 from collections.abc import Collection, Hashable
+from datetime import timezone
 from typing import Any, Final
 
-__all__ = ["PROPERTIES", "Memory", "memory_of"]
+from event_triggers.message import Message
 
-PROPERTIES: Final = ("content_type", "content_encoding", "correlation_id", "reply_to", "type", "app_id", "message_id")
+__all__ = ["Memory", "memory_of", "to_message"]
+
+_PROPERTIES: Final = ("content_type", "content_encoding", "correlation_id", "reply_to", "type", "app_id", "message_id")
 """The properties that belong to a message's content."""
 _MOST_REMEMBERED: Final = 10_000
 
@@ -53,7 +57,7 @@ class Memory:
         return identity, attempt
 
     def _derive(self, raw: Any, recorded: Collection[str]) -> str:
-        about = [raw.exchange, raw.routing_key, raw.timestamp, *(getattr(raw, name) for name in PROPERTIES)]
+        about = [raw.exchange, raw.routing_key, raw.timestamp, *(getattr(raw, name) for name in _PROPERTIES)]
         own = {name: value for name, value in (raw.headers or {}).items() if not str(name).startswith("x-")}
         digest = _digest(raw.body, repr(about).encode(), repr(sorted(own.items(), key=repr)).encode())
         if raw.redelivered:
@@ -101,3 +105,34 @@ def _digest(*parts: bytes) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
+
+
+def to_message(raw: Any, queue: str, identity: str, attempt: int, receipt: Any) -> Message:
+    """The message that a delivery is."""
+    stamp = raw.timestamp
+    return Message(
+        source="amqp",
+        stream=queue,
+        position=str(raw.message_id or identity),
+        id=identity,
+        body=raw.body,
+        key=_bytes(raw.routing_key or ""),
+        headers=_headers(raw),
+        timestamp=stamp if stamp is None or stamp.tzinfo else stamp.replace(tzinfo=timezone.utc),
+        receipt=receipt,
+        attempt=attempt,
+    )
+
+
+def _headers(raw: Any) -> tuple[tuple[str, bytes], ...]:
+    """The properties under ``amqp.``, then the headers; what is no text as JSON."""
+    known = {"exchange": raw.exchange, "routing-key": raw.routing_key}
+    known |= {name.replace("_", "-"): getattr(raw, name) for name in _PROPERTIES}
+    own = [(f"amqp.{name}", _bytes(value)) for name, value in known.items() if value not in (None, "")]
+    return (*own, *((str(name), _bytes(value)) for name, value in (raw.headers or {}).items()))
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value)
+    return (value if isinstance(value, str) else json.dumps(value, default=str)).encode("utf-8", "surrogatepass")
