@@ -39,14 +39,25 @@ class AirflowBook(Book):
     ) -> None:
         self._desk = desk
         self._group = group
-        self.keys = {e: MarkerKey(group.dag_id, group.run_id, task, group.map_index) for e, task in markers.items()}
+        self._markers = markers
         self._states: dict[str, str] = {}
         self._rounds: dict[str, str] = {}
         self._news: dict[str, str] = {}
         self._changed = Flag()
         self._patience = Patience(desk.clock, tell)
-        self._public = PublicWriter(desk, self.keys, self._rounds, self._patience)
-        self._writer = RoutedWriter(desk, self.keys, self._public, self._patience, self.changed)
+        self._public = PublicWriter(desk, self._rounds, self._patience)
+        self._writer = RoutedWriter(desk, self._public, self._patience, self.changed)
+
+    @property
+    def keys(self) -> dict[str, MarkerKey]:
+        """Each event's marker. Made when asked for: they are seldom needed, and take as much memory as the rest."""
+        return {event: self._of_group(task_id) for event, task_id in self._markers.items()}
+
+    def _key(self, event: str) -> MarkerKey:
+        return self._of_group(self._markers[event])
+
+    def _of_group(self, task_id: str) -> MarkerKey:
+        return MarkerKey(self._group.dag_id, self._group.run_id, task_id, self._group.map_index)
 
     @property
     def trouble(self) -> str | None:
@@ -58,7 +69,7 @@ class AirflowBook(Book):
         found = await self._patience.call(self._own_markers)
         self._rounds.clear()
         self._rounds.update({event: str(row["id"]) for event, row in found.items()})
-        states = {event: found[event]["state"] if event in found else None for event in self.keys}
+        states = {event: found[event]["state"] if event in found else None for event in self._markers}
         self._states = {event: state for event, state in states.items() if state in END_STATES}
         return states
 
@@ -77,7 +88,7 @@ class AirflowBook(Book):
     async def _own_markers(self) -> dict[str, dict[str, Any]]:
         rows = await self._desk.markers(self._group.dag_id, self._group.run_id)
         found = {row["task_id"]: row for row in rows if row["map_index"] == self._group.map_index}
-        return {event: found[key.task_id] for event, key in self.keys.items() if key.task_id in found}
+        return {event: found[task_id] for event, task_id in self._markers.items() if task_id in found}
 
     def changed(self, states: Mapping[str, str]) -> None:
         """Take in what a look has shown."""
@@ -95,17 +106,15 @@ class AirflowBook(Book):
         return news
 
     async def received(self, event: str) -> tuple[Received, ...]:
-        round_ = self._rounds.get(event, "")
-        series = await self._patience.call(
-            lambda: Series(self._desk.xcoms, self.keys[event], round_=round_, wanted=0).open()
-        )
+        key, round_ = self._key(event), self._rounds.get(event, "")
+        series = await self._patience.call(lambda: Series(self._desk.xcoms, key, round_=round_, wanted=0).open())
         if series.exists:
             self._public.begun(event)
         self._writer.holds(event, series.held)
         return series.held
 
     async def sensor_state(self) -> str | None:
-        key = MarkerKey(self._group.dag_id, self._group.run_id, self._group.task_id, self._group.map_index)
+        key = self._of_group(self._group.task_id)
         try:
             state = (await self._desk.api.call("GET", key.instance))["state"]
         except AirflowApiError as error:
@@ -125,23 +134,22 @@ class AirflowBook(Book):
         return held
 
     async def _record_one(self, arrival: Arrival, held: dict[str, tuple[Received, ...]]) -> None:
-        now = await self._writer.record(arrival)
+        now = await self._writer.record(self._key(arrival.event), arrival)
         if len(now) >= arrival.wanted and self._states.get(arrival.event) not in _DECIDED:
             self._states[arrival.event] = "success"
         held[arrival.event] = tuple(replace(one, payload=None, note="") for one in now)
 
     async def end(self, event: str, state: str, note: str) -> None:
         self._states[event] = state
-        await self._writer.mark(event, Mark(self.keys[event], note, state))
+        await self._writer.mark(event, Mark(self._key(event), note, state))
 
     async def join(self, task_id: str) -> None:
-        key = MarkerKey(self._group.dag_id, self._group.run_id, task_id, self._group.map_index)
-        await self._writer.mark(None, Mark(key), anyway=True)
+        await self._writer.mark(None, Mark(self._of_group(task_id)), anyway=True)
 
     # ------------------------------------------------------------------ what may count
 
     async def keep(self, event: str, messages: Sequence[Received]) -> None:
-        key, round_ = self.keys[event], self._rounds.get(event, "")
+        key, round_ = self._key(event), self._rounds.get(event, "")
         for one in messages:
             # One XCom each, named by its message: nothing is ever written over.
             name = _KEPT + hashlib.sha256(one.id.encode()).hexdigest()[:32]
@@ -149,7 +157,7 @@ class AirflowBook(Book):
             await self._patience.call(lambda name=name, value=value: self._desk.xcoms.create(key, name, value))  # type: ignore[misc]
 
     async def kept(self, event: str) -> list[Received]:
-        key = self.keys[event]
+        key = self._key(event)
         facts = await self._patience.call(lambda: self._desk.xcoms.get(key, FACTS_KEY))
         over = over_round(facts, self._rounds.get(event, ""))
         names = await self._patience.call(lambda: self._desk.xcoms.names(key))

@@ -35,27 +35,25 @@ class PublicWriter:
     :param rounds: of each event, the round of its marker; the book keeps it up to date.
     """
 
-    def __init__(
-        self, desk: Desk, keys: Mapping[str, MarkerKey], rounds: Mapping[str, str], patience: Patience
-    ) -> None:
+    __slots__ = ("_begun", "_desk", "_patience", "_rounds", "_series")
+
+    def __init__(self, desk: Desk, rounds: Mapping[str, str], patience: Patience) -> None:
         self._desk = desk
-        self._keys = keys
         self._rounds = rounds
         self._patience = patience
-        self._begun: set[str] = set()
+        self._begun: dict[str, None] = {}
         """Events whose XComs exist."""
         self._series: dict[str, Series] = {}
 
     def begun(self, event: str) -> None:
         """The XComs of this marker exist: somebody else has written them."""
-        self._begun.add(event)
+        self._begun[event] = None
         self._series.pop(event, None)
 
-    async def record(self, arrival: Arrival) -> tuple[Received, ...]:
+    async def record(self, key: MarkerKey, arrival: Arrival) -> tuple[Received, ...]:
         """Store what has arrived and mark what is complete; gives what the marker holds then."""
-        key = self._keys[arrival.event]
         async with self._desk.lock(key):
-            now = await self._patience.call(lambda: self._store(arrival))
+            now = await self._patience.call(lambda: self._store(key, arrival))
         note = arrival.messages[-1].note if arrival.messages else note_again(now, arrival.wanted)
         if len(now) >= arrival.wanted:
             await self.mark(Mark(key, note))
@@ -75,11 +73,11 @@ class PublicWriter:
             if error.status != 404 or (await self._desk.api.call("GET", mark.key.instance))["state"] != "removed":
                 raise
 
-    async def _store(self, arrival: Arrival) -> tuple[Received, ...]:
+    async def _store(self, key: MarkerKey, arrival: Arrival) -> tuple[Received, ...]:
         """Write both XComs; give what the marker holds then."""
         if arrival.wanted > 1:
-            return await self._store_several(arrival)
-        event, key, xcoms = arrival.event, self._keys[arrival.event], self._desk.xcoms
+            return await self._store_several(key, arrival)
+        event, xcoms = arrival.event, self._desk.xcoms
         round_ = self._rounds.get(event, "")
         now = merged((), arrival)
         if event in self._begun or not now or not await self._fit(event, now[0], partial(self._create_payload, key)):
@@ -87,7 +85,7 @@ class PublicWriter:
             if held or not now:
                 return held
             await self._fit(event, now[0], partial(self._replace_payload, key))
-        self._begun.add(event)
+        self._begun[event] = None
         facts = facts_of(now, arrival.wanted, round_)
         if not await xcoms.create(key, FACTS_KEY, facts):
             await xcoms.replace(key, FACTS_KEY, facts)
@@ -100,12 +98,12 @@ class PublicWriter:
         await self._desk.xcoms.replace(key, PAYLOAD_KEY, one.payload)
         return True
 
-    async def _store_several(self, arrival: Arrival) -> tuple[Received, ...]:
+    async def _store_several(self, key: MarkerKey, arrival: Arrival) -> tuple[Received, ...]:
         event = arrival.event
         series = self._series.get(event)
         if series is None:
             round_ = self._rounds.get(event, "")
-            series = Series(self._desk.xcoms, self._keys[event], round_=round_, wanted=arrival.wanted)
+            series = Series(self._desk.xcoms, key, round_=round_, wanted=arrival.wanted)
             self._series[event] = await series.open()
         together = True
         while new := merged(series.held, arrival)[len(series.held) :]:

@@ -42,16 +42,16 @@ class RoutedWriter:
     :param found: is told of an event whose marker was found in a state that somebody else has decided on.
     """
 
+    __slots__ = ("_desk", "_found", "_held", "_patience", "_public")
+
     def __init__(
         self,
         desk: Desk,
-        keys: Mapping[str, MarkerKey],
         public: PublicWriter,
         patience: Patience,
         found: Callable[[Mapping[str, str]], None],
     ) -> None:
         self._desk = desk
-        self._keys = keys
         self._public = public
         self._patience = patience
         self._found = found
@@ -62,14 +62,14 @@ class RoutedWriter:
         """The marker of this event was seen to hold this."""
         self._held[event] = held
 
-    async def record(self, arrival: Arrival) -> tuple[Received, ...]:
+    async def record(self, key: MarkerKey, arrival: Arrival) -> tuple[Received, ...]:
         """Record what has arrived; gives what the marker holds then."""
         try:
-            now = await self._record(arrival)
+            now = await self._record(key, arrival)
             self._public.begun(arrival.event)
         except RouteRefused as refusal:
             self._say(refusal)
-            now = await self._public.record(arrival)
+            now = await self._public.record(key, arrival)
         self.holds(arrival.event, now)
         return now
 
@@ -88,20 +88,20 @@ class RoutedWriter:
 
     # ------------------------------------------------------------------ asking
 
-    async def _record(self, arrival: Arrival) -> tuple[Received, ...]:
+    async def _record(self, key: MarkerKey, arrival: Arrival) -> tuple[Received, ...]:
         event = arrival.event
         messages = list(arrival.messages)
         fittings: dict[int, Fitting] = {}
         while True:
             held = self._held.get(event, ())
-            mark = self._mark_of(arrival, messages, held)
-            answer = await self._patience.call(partial(self._ask, self._keys[event], mark))
+            mark = _mark_of(key, arrival.wanted, messages, held)
+            answer = await self._patience.call(partial(self._ask, key, mark))
             if answer.payload is None:
                 break
             number = answer.payload
             fitting = fittings.setdefault(number, Fitting(event, arrival.messages[number], self._patience))
             try:
-                messages[number] = fitting.next(_error(answer, self._keys[event]))
+                messages[number] = fitting.next(_error(answer, key))
             except AirflowApiError as error:
                 raise RouteRefused(str(error)) from error
         now = held[: answer.first] + tuple(
@@ -110,17 +110,6 @@ class RoutedWriter:
         if answer.state is not None and answer.state != "success":
             self._found({event: answer.state} if answer.state in ("failed", "skipped", "removed") else {})
         return tuple(replace(one, payload=None, note="") for one in now)
-
-    def _mark_of(self, arrival: Arrival, messages: list[Received], held: tuple[Received, ...]) -> Mark:
-        key = self._keys[arrival.event]
-        return Mark(
-            key.task_id,
-            key.map_index,
-            wanted=arrival.wanted,
-            messages=[SentMessage(one.stored(), one.payload, one.note) for one in messages],
-            known=len(held),
-            last=held[-1].id if held else None,
-        )
 
     async def _ask(self, key: MarkerKey, mark: Mark) -> Answer:
         if not await self._desk.route.find():
@@ -136,6 +125,17 @@ class RoutedWriter:
         if self._desk.route.there:
             text = f"the marking route does not take everything ({refusal}); the public REST API is used for the rest"
             self._patience.say(text, level=logging.WARNING)
+
+
+def _mark_of(key: MarkerKey, wanted: int, messages: list[Received], held: tuple[Received, ...]) -> Mark:
+    return Mark(
+        key.task_id,
+        key.map_index,
+        wanted=wanted,
+        messages=[SentMessage(one.stored(), one.payload, one.note) for one in messages],
+        known=len(held),
+        last=held[-1].id if held else None,
+    )
 
 
 def _error(answer: Answer, key: MarkerKey) -> AirflowApiError:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Protocol
 
 import anyio
@@ -61,13 +62,19 @@ def parse_datetime(value: str | datetime) -> datetime:
 
     :raises ValueError: when ``value`` is not an ISO 8601 moment.
     """
-    if isinstance(value, str):
-        text = value.strip()
-        # datetime.fromisoformat of Python 3.10 does not know the military "Z".
-        value = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith(("Z", "z")) else text)
-    if value.tzinfo is None:
-        value = value.replace(tzinfo=timezone.utc)
-    return value.astimezone(timezone.utc)
+    return _read(value) if isinstance(value, str) else _in_utc(value)
+
+
+@lru_cache(maxsize=128)
+def _read(text: str) -> datetime:
+    """All events of a run, as a rule, begin at the same moment: it is one object then."""
+    text = text.strip()
+    # datetime.fromisoformat of Python 3.10 does not know the military "Z".
+    return _in_utc(datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith(("Z", "z")) else text))
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from event_triggers.message import Message
 from event_triggers.sources.base import Source, load_source
 from event_triggers.timing import check_cron, check_valid_for, seconds_of
 
-__all__ = ["Event", "MatchCallable", "check_moment", "check_path", "dotted_path", "load_callable"]
+__all__ = ["Event", "MatchCallable", "check_moment", "check_path", "dotted_path", "load_callable", "one_of_equal"]
 
 MatchCallable = Callable[[Message], bool]
 
@@ -148,7 +148,7 @@ class Event:
             source=load_source(data["source"]),
             match=_packed(data.get("match")),
             count=data.get("count", 1),
-            since=_one_of_equal(data.get("since") or None),
+            since=one_of_equal(data.get("since") or None),
             **{name: data[name] for name in _SELDOM if data.get(name) is not None},
         )
 
@@ -186,9 +186,9 @@ def _packed(match: Any) -> Any:
         return match  # whoever checks it says what is wrong
 
 
-def _one_of_equal(since: Any) -> Any:
-    """All events of a run, and more, have the same moment."""
-    return sys.intern(since) if type(since) is str else since
+def one_of_equal(text: Any) -> Any:
+    """The same object for equal text: thousands of waits have the same moments, names and tasks."""
+    return sys.intern(text) if type(text) is str else text
 
 
 def _plain(value: Any) -> Any:

@@ -27,10 +27,12 @@ class Patience:
     :param tell: writes into the group's task log, with a level.
     """
 
+    __slots__ = ("_clock", "_said", "_tell", "_troubles")
+
     def __init__(self, clock: Clock, tell: Callable[[int, str], None]) -> None:
         self._clock = clock
         self._tell = tell
-        self._said: set[object] = set()
+        self._said: dict[object, None] = {}
         self._troubles: dict[object, str] = {}
 
     @property
@@ -57,5 +59,5 @@ class Patience:
         """Write this into the group's log, once; what it is ``about`` tells one reason from another."""
         about = text if about is None else about
         if about not in self._said:
-            self._said.add(about)
+            self._said[about] = None
             self._tell(level, text)

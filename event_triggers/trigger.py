@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from event_triggers.clock import move_on_after, parse_datetime
 from event_triggers.compat import TELLS_WHO_STOPS
 from event_triggers.errors import EventTriggersError
-from event_triggers.event import Event
+from event_triggers.event import Event, one_of_equal
 from event_triggers.ledger import GroupRef
 from event_triggers.runtime import Runtime, current_runtime
 from event_triggers.terms import Terms, Timeline
@@ -122,8 +122,9 @@ class EventGroupTrigger(BaseTrigger):
         deadline = started + timedelta(seconds=self.timeout)
         try:
             terms = Terms.deserialize(self.terms)
-            events = {name: Event.deserialize(data) for name, data in self.events.items()}
+            events = {one_of_equal(name): Event.deserialize(data) for name, data in self.events.items()}
             self.events = _Declared(events)
+            self.markers = {one_of_equal(name): one_of_equal(task_id) for name, task_id in self.markers.items()}
             timeline = Timeline.of(terms, events, started, self.timeout, warned=self.warned)
             deadline = timeline.deadline
             wait = GroupWait(

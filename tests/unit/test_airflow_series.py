@@ -88,6 +88,8 @@ async def test_what_either_says_it_holds_is_there_in_the_end(world: World, seed:
 
 
 async def test_what_was_appended_before_a_crash_is_listed_when_it_comes_again(world: World) -> None:
+    """Only the public way can be cut off in between: over the route both are written in one transaction."""
+    world.airflow.refuse("POST", "event-triggers/marks", 403)
     async with world.book() as book:
         await record(book, arrival("a"))
         marker = world.marker("shifts")
@@ -131,20 +133,44 @@ async def test_a_list_that_somebody_else_wrote_shorter_is_written_whole_again(wo
     assert held_in(world.marker("shifts")) == ["a", "b", "c"]
 
 
-async def test_payloads_that_are_too_much_together_are_left_out(world: World) -> None:
+def large(identity: str, size: int) -> Received:
+    return Received("sqs", "stock", f"pos {identity}", identity, None, "t", payload=identity * size)
+
+
+def refuse_larger(world: World, most: int) -> None:
+    """From now on requests of more bytes are refused, as by a proxy."""
     real = world.airflow.handler
     too_large = answer(413, {"detail": "Request Entity Too Large"})
-    world.airflow.handler = lambda request: real(request) if len(request.content) < 900 else too_large
-    large = [Received("sqs", "stock", f"pos {one}", one, None, "t", payload=one * 500, note=one) for one in "ab"]
+    world.airflow.handler = lambda request: real(request) if len(request.content) < most else too_large
+
+
+async def test_payloads_that_are_too_much_together_are_left_out(world: World) -> None:
+    """Where the route does not take them together, they go the public way, one by one."""
+    refuse_larger(world, 1200)
     async with world.book() as book:
-        for one in large:
-            await record(book, Arrival("shifts", (one,), 2))
+        await record(book, Arrival("shifts", (large("a", 300),), 3))
+        await record(book, Arrival("shifts", (large("b", 700), large("c", 700)), 3))
     marker = world.marker("shifts")
-    first, second = marker.xcoms["return_value"]
-    assert first == "a" * 500
-    assert second["position"] == "pos b"
+    first, *others = marker.xcoms["return_value"]
+    assert first == "a" * 300
+    assert [one["position"] for one in others] == ["pos b", "pos c"]
+    assert [one["id"] for one in marker.xcoms["event"]["messages"]] == ["a", "b", "c"]
     assert marker.state == "success"
-    assert "event shifts: the payload of sqs stock pos b is left out" in world.said(logging.ERROR)[0]
+    for said, identity in zip(world.said(logging.ERROR), "bc", strict=True):
+        assert f"event shifts: the payload of sqs stock pos {identity} is left out" in said
+
+
+async def test_over_the_route_what_comes_one_by_one_is_never_too_much_together() -> None:
+    """Each travels once, and the lists are written where they are."""
+    world = World(route=True)
+    refuse_larger(world, 1200)
+    async with world.book() as book:
+        for identity in "abc":
+            await record(book, Arrival("shifts", (large(identity, 700),), 3))
+    marker = world.marker("shifts")
+    assert marker.xcoms["return_value"] == ["a" * 700, "b" * 700, "c" * 700]
+    assert marker.state == "success"
+    assert world.said(logging.ERROR) == []
 
 
 async def test_a_cleared_marker_goes_on_with_what_it_has(world: World) -> None:
