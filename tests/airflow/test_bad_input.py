@@ -74,8 +74,8 @@ def test_payloads_are_data_and_no_payload_holds_up_its_group(client: AirflowClie
     log = client.log("bad_input", run_id, "inputs.wait")
     assert "event reserved: the payload of kafka airflow-tests" in log
     if version >= (3, 2):
-        assert "event poison: the payload of kafka airflow-tests" in log
-        assert "is stored as text, not as it came, because Airflow answered 500" in log
+        (told,) = [line for line in log.splitlines() if "event poison: the payload of kafka airflow-tests" in line]
+        assert "is stored as text, not as it came, because" in told
     note = client.note("bad_input", run_id, "inputs.forged") or ""
     assert len(note.splitlines()) == 2
     assert all(line.isprintable() for line in note.splitlines())
