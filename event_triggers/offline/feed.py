@@ -11,7 +11,7 @@ import uuid
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
@@ -66,10 +66,13 @@ def _load_feed(name: str) -> Feed:
 
 @dataclass(frozen=True)
 class _Source(Source):
-    """A source of the DAG, with a feed in the place of its broker; or both, as :meth:`serialize` gives them."""
+    """A source of the DAG, with a feed in the place of its broker; or both, as :meth:`serialize` gives them.
+
+    With another feed it is another source: a group does not get what was sent to the group before it.
+    """
 
     real: Source
-    feed: Feed = field(compare=False)
+    feed: Feed
 
     def __post_init__(self) -> None:
         if isinstance(self.real, Mapping):

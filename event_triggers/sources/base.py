@@ -318,11 +318,15 @@ _known: WeakKeyDictionary[Source, ref[Source]] = WeakKeyDictionary()
 
 
 def _shared(source: Source) -> Source:
-    """One of all that are equal: thousands of events may come from one topic."""
+    """One of all that are the same: thousands of events may come from one topic."""
     try:
-        return _known.setdefault(source, ref(source))() or source
+        known = _known.setdefault(source, ref(source))()
     except TypeError:  # of a class that cannot be hashed, or not be referred to weakly
         return source
+    if known is None or known is source:
+        return source
+    # A class may compare less than it declares; what it leaves out must not become another's.
+    return known if known.serialize() == source.serialize() else source
 
 
 def load_source(data: Mapping[str, Any]) -> Source:

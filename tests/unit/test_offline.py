@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from event_triggers import Event, KafkaTopic, SqsQueue
 from event_triggers.cli import main
 from event_triggers.offline import command
+from event_triggers.offline.feed import impersonated
 from event_triggers.offline.lines import OfflineError, read_lines
 from event_triggers.offline.report import report
+from event_triggers.sources.base import load_source
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,6 +87,13 @@ def test_keys_counts_and_places(files: Path) -> None:
         "  b: does not count: the body is not JSON, wanted a JSON object",
         "NOT COMPLETE, waits for: a, b (1 of 2); the time is up at 2026-01-08T00:00:00+00:00",
     ]
+
+
+def test_equal_sources_of_two_groups_have_feeds_of_their_own() -> None:
+    events = {"a": Event(KafkaTopic("t")), "b": Event(SqsQueue("q"))}
+    changed, feeds = zip(*(impersonated(events) for _ in range(2)), strict=True)
+    loaded = [[load_source(one[name].source.serialize()) for name in events] for one in changed]
+    assert [[one.feed for one in group] for group in loaded] == [list(one.values()) for one in feeds]  # type: ignore[attr-defined]
 
 
 def test_a_sensor_by_hand_is_found_by_its_task_id(files: Path) -> None:

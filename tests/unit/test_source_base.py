@@ -52,6 +52,13 @@ class Pigeon(Source):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Nicknamed(Pigeon):
+    """One that compares less than it declares."""
+
+    nickname: str = field(default="", compare=False)
+
+
 class Undeclared(Pigeon):
     """Not a dataclass of its own, but it inherits one's fields."""
 
@@ -101,6 +108,18 @@ def test_serialized_form_is_json_and_comes_back_equal() -> None:
     assert again == source
     assert isinstance(again, Pigeon)
     assert again.rings == ("a", "b")
+
+
+def test_sources_that_are_the_same_are_loaded_as_one_object() -> None:
+    first = load_source(Nicknamed("north", nickname="a").serialize())
+    assert load_source(Nicknamed("north", nickname="a").serialize()) is first
+
+
+def test_equal_sources_keep_what_their_class_does_not_compare() -> None:
+    first, second = Nicknamed("north", nickname="a"), Nicknamed("north", nickname="b")
+    assert first == second
+    loaded = [load_source(one.serialize()) for one in (first, second)]
+    assert [one.serialize() for one in loaded] == [first.serialize(), second.serialize()]
 
 
 def test_loading_leaves_the_data_alone() -> None:
