@@ -55,8 +55,7 @@ _SETTINGS = {
     "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
     "DAG_PROCESSOR__REFRESH_INTERVAL": "1",
     "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
-    # A file that has changed is parsed at once; the others, again and again, would take a fifth of a small machine.
-    "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
+    "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
     "TRIGGERER__JOB_HEARTBEAT_SEC": "1",
     # The first look at a connection blocks the triggerer's heartbeat for 4 to 6 s.
     "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",

@@ -51,7 +51,8 @@ def awake(client: AirflowClient, brokers: Brokers) -> Iterator[Brokers]:
     for name in names:
         client.wait_parsed(f"started_by_{name}")
         client.call("PATCH", f"/dags/started_by_{name}", json={"is_paused": False})
-    wait_for(lambda: brokers.subscriptions("starts/+") > 0, what="the session of the watcher exists")
+    # Airflow makes the watchers of a DAG that is not paused any more when it parses its file again, a minute later.
+    wait_for(lambda: brokers.subscriptions("starts/+") > 0, timeout=240, what="the session of the watcher exists")
     yield brokers
     for name in names:
         client.call("PATCH", f"/dags/started_by_{name}", json={"is_paused": True})
