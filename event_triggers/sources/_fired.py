@@ -6,6 +6,8 @@ Invariants:
   so a stream that is opened again goes on counting.
 * An event that was handed out and not settled when its stream closed is handed out again by the next stream of that
   trigger, if that comes within :data:`KEPT_FOR` seconds. Later it would be stale: another run would take it.
+* A run that goes on after its stream has closed, because its trigger has lost the cancellation, can still fire: that
+  event goes to the stream that is open by then, or is kept for the next.
 
 A restart counts anew: the first event that is equal to one before has its id, and is known as the same. That is what
 Airflow asks of triggers, whose payloads identify what has happened. What was not recorded is lost then, unless the
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 
 from event_triggers.message import Message
 
@@ -40,6 +42,7 @@ class Fired:
         self._counts: OrderedDict[str, int] = OrderedDict()
         self._kept: list[Message] = []
         self._kept_at = 0.0
+        self._receive: Callable[[Sequence[Message]], None] | None = None
         self.count = 0
 
     def next_id(self, body: bytes) -> str:
@@ -57,8 +60,21 @@ class Fired:
         """How many events are kept for the next stream."""
         return len(self._kept)
 
-    def keep(self, messages: Iterable[Message], now: float) -> int:
-        """A stream has closed with these; how many of them are too many to be kept."""
+    def open(self, receive: Callable[[Sequence[Message]], None], now: float) -> None:
+        """A stream is there: it receives what is to be handed out again, now and later."""
+        self._receive = receive
+        receive(self.take(now))
+
+    def close(self, receive: Callable[[Sequence[Message]], None]) -> None:
+        """That stream receives no more."""
+        if self._receive == receive:
+            self._receive = None
+
+    def keep(self, messages: Sequence[Message], now: float) -> int:
+        """A closed stream is left with these; how many of them are too many to be kept."""
+        if self._receive is not None:
+            self._receive(messages)
+            return 0
         kept = [*self.take(now), *messages]
         self._kept, self._kept_at = kept[:_MOST_KEPT], now
         return len(kept) - len(self._kept)

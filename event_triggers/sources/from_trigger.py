@@ -9,8 +9,8 @@ Flow::
 Invariants:
 
 * The trigger runs only while somebody wants an event of it (between ``watch`` and ``unwatch``), in a task of its own
-  that is cancelled once, as Airflow's triggerer cancels it, and whose end is waited for. Then its ``cleanup()`` is
-  called.
+  that is cancelled once, as Airflow's triggerer cancels it, and whose end is waited for, though not for ever. Then its
+  ``cleanup()`` is called.
 * A trigger that ended after an event is run again for the next one. One that ends at once again and again is run with
   growing pauses; a group that comes later gets its run without one.
 * No more than :data:`_MOST_WAITING` events wait to be taken; until then the trigger is not asked for more.
@@ -191,7 +191,7 @@ class _TriggerStream(Stream):
         self._tell = opening.tell
         self._first: Any = source._made()  # what cannot be made is known before anybody waits
         self._fired: Fired = fired_by(source.identity)
-        self._waiting: deque[Message] = deque(self._fired.take(self._clock.monotonic()))
+        self._waiting: deque[Message] = deque()
         self._unsettled: dict[str, Message] = {}
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
@@ -201,6 +201,7 @@ class _TriggerStream(Stream):
         self._begun = asyncio.Event()
         self._failure: Exception | None = None
         self._closed = False
+        self._fired.open(self._receive, self._clock.monotonic())
 
     # -- handing out -------------------------------------------------------------------------------------------------
 
@@ -218,6 +219,11 @@ class _TriggerStream(Stream):
         self._unsettled.update((message.id, message) for message in batch)
         self._room.set()
         return batch
+
+    def _receive(self, messages: Sequence[Message]) -> None:
+        """What a closed stream of this trigger was left with."""
+        self._waiting.extend(messages)
+        self._changed.set()
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """There is nobody to be told; what a group has left is handed out again."""
@@ -251,6 +257,7 @@ class _TriggerStream(Stream):
     async def close(self) -> None:
         """End the trigger, in bounded time, and keep what nobody has taken in."""
         self._closed = True
+        self._fired.close(self._receive)
         with anyio.CancelScope(shield=True):
             await self._stop()
             if self._first is not None:
@@ -355,6 +362,10 @@ class _TriggerStream(Stream):
             body=body,
             timestamp=now,
         )
+        if self._closed:
+            # The trigger has lost its cancellation, and this is the first moment at which it can be ended.
+            self._keep([message])
+            raise asyncio.CancelledError
         self._waiting.append(message)
         self._changed.set()
         while len(self._waiting) >= _MOST_WAITING:

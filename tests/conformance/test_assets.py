@@ -6,7 +6,7 @@ is either the hook or the hook's asset. Both are read by the same stream.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ from event_triggers.sources.webhook import Webhook
 from event_triggers.testing.conformance import BrokerHarness, LogConformance
 from servers.process import free_port
 from servers.proxy import TcpProxy
-from tests.hooks.kit import ApiServer, shared_api
+from tests.hooks.kit import ApiServer, api_server
 
 
 @dataclass(frozen=True, init=False)
@@ -64,9 +64,15 @@ class AssetHarness(BrokerHarness):
         return self.source(), self._api.opening(port=free_port())
 
 
+@pytest.fixture(scope="module")
+def api() -> Iterator[ApiServer]:
+    """Airflow's API server. It is ended here, for Airflow's settings are those of the whole process meanwhile."""
+    with api_server() as server:
+        yield server
+
+
 @pytest.fixture(params=["plugin-hook", "plugin-asset", "public-hook"])
-async def harness(request: pytest.FixtureRequest) -> AsyncIterator[AssetHarness]:
-    api = shared_api(request.config)
+async def harness(request: pytest.FixtureRequest, api: ApiServer) -> AsyncIterator[AssetHarness]:
     by, _, what = request.param.partition("-")
     with TcpProxy(int(api.url.rpartition(":")[2])) as proxy:
         async with api.caller() as client:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.hooks.kit import ApiServer, close_shared, shared_api
+from tests.hooks.kit import ApiServer, api_server
 
 
 @pytest.fixture(scope="package")
-def api(pytestconfig: pytest.Config) -> Iterator[ApiServer]:
+def api() -> Iterator[ApiServer]:
     """Airflow's API server. It is ended here, for Airflow's settings are those of the whole process meanwhile."""
-    yield shared_api(pytestconfig)
-    close_shared(pytestconfig)
+    with api_server() as server:
+        yield server

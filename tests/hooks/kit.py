@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import sqlalchemy as sa
 import uvicorn
 from airflow import settings
@@ -31,7 +30,7 @@ from servers.postgres import Postgres, find_binaries
 from servers.process import free_port
 from tests.support import missing
 
-__all__ = ["ApiServer", "close_shared", "shared_api", "signed"]
+__all__ = ["ApiServer", "api_server", "signed"]
 
 SECRET = "a secret of tests"
 _PASSWORD = "of-admin"
@@ -149,25 +148,16 @@ def _without_plugin(api: AirflowApi) -> AirflowCall:
     return call
 
 
-def shared_api(config: pytest.Config) -> ApiServer:
-    """The run's API server; started when the first test asks for it, ended with the run."""
-    if _SERVER not in config.stash:
-        if find_binaries() is None:
-            missing("PostgreSQL is not installed (apt-get install postgresql)")
-        home = Path(os.environ["AIRFLOW_HOME"])
-        server = ApiServer(home)
-        config.add_cleanup(server.close)
-        config.stash[_SERVER] = server.start()
-    return config.stash[_SERVER]
-
-
-def close_shared(config: pytest.Config) -> None:
-    """End it before the run ends; who asks for one later gets another."""
-    config.stash[_SERVER].close()
-    del config.stash[_SERVER]
-
-
-_SERVER = pytest.StashKey[ApiServer]()
+@contextmanager
+def api_server() -> Iterator[ApiServer]:
+    """An API server, while the context lasts."""
+    if find_binaries() is None:
+        missing("PostgreSQL is not installed (apt-get install postgresql)")
+    server = ApiServer(Path(os.environ["AIRFLOW_HOME"]))
+    try:
+        yield server.start()
+    finally:
+        server.close()
 
 
 def signed(body: bytes, delivery: str = "", *, secret: str = SECRET, stamp: int | None = None) -> dict[str, str]:

@@ -12,9 +12,9 @@ from tests.server.kit import Server, running_server
 from tests.support import missing
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="package", params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The API server, on either database."""
+    """The API server, on either database. It is ended here, for Airflow's settings are those of the whole process."""
     home = tmp_path_factory.mktemp("server")
     if request.param == "sqlite":
         with running_server(f"sqlite:///{home / 'airflow.db'}", home) as server:

@@ -18,6 +18,7 @@ __all__ = [
     "Once",
     "Ready",
     "Run",
+    "StoneDeaf",
     "TellsOfFailure",
     "TellsOfSuccess",
 ]
@@ -105,6 +106,20 @@ class Deaf(Endless):
                 self.done.cancelled += 1
                 if self.done.cancelled > 1:
                     raise
+
+
+class StoneDeaf(Endless):
+    """Loses every cancellation until it has fired once more."""
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        self.done.started += 1
+        while True:
+            try:
+                event = await self._next()
+            except asyncio.CancelledError:
+                self.done.cancelled += 1
+                continue
+            yield event
 
 
 class NeverFires(Endless):

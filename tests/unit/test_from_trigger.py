@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -33,6 +33,7 @@ from tests.unit.own_triggers import (
     Once,
     Ready,
     Run,
+    StoneDeaf,
     TellsOfFailure,
     TellsOfSuccess,
 )
@@ -304,6 +305,26 @@ class TestFailing:
         async with streaming(of):
             await anyio.wait_all_tasks_blocked()
         assert (run.cancelled, run.cleaned) == (2, run.made)
+
+    @pytest.mark.parametrize("again", [False, True], ids=["for the next stream", "for the stream that is open"])
+    async def test_what_fires_after_its_end_is_kept(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, again: bool
+    ) -> None:
+        monkeypatch.setattr("event_triggers.sources.from_trigger._CLOSE_WITHIN", 0.05)
+        of, run = source(StoneDeaf, f"stone deaf, {again}")
+        clock = ManualClock()
+        with caplog.at_level(logging.WARNING):
+            async with streaming(of, clock):
+                await anyio.wait_all_tasks_blocked()
+        assert "does not end though it was cancelled" in caplog.text
+        async with of.open(Opening(clock=clock)) if again else nullcontext() as stream:
+            run.events.put_nowait("late")
+            await until(lambda: run.cleaned == run.made - again)
+            if stream is not None:
+                assert [m.json for m in await take(stream)] == ["late"]
+        if stream is None:
+            async with of.open(Opening(clock=clock)) as stream:
+                assert [m.json for m in await take(stream)] == ["late"]
 
     async def test_one_that_does_not_clean_up_is_told_of(self, caplog: pytest.LogCaptureFixture) -> None:
         of, _ = source(Endless, "unclean")
