@@ -25,8 +25,8 @@ STARTED = {"kafka": "kafka", "sqs": "sqs", "mqtt": "mqtt"}
 def payloads(client: AirflowClient, name: str) -> list[dict[str, Any]]:
     """What the events of an asset carry, oldest first."""
     (asset,) = client.call("GET", "/assets", params={"name_pattern": f"starts_{name}", "limit": 1})["assets"]
-    answer = client.call("GET", "/assets/events", params={"asset_id": asset["id"], "limit": 100, "order_by": "id"})
-    return [event["extra"]["payload"] for event in answer["asset_events"]]
+    answer = client.call("GET", "/assets/events", params={"asset_id": asset["id"], "limit": 100})
+    return [event["extra"]["payload"] for event in sorted(answer["asset_events"], key=lambda event: event["id"])]
 
 
 def numbers(client: AirflowClient, name: str) -> list[int]:
