@@ -202,7 +202,7 @@ def operators_alone() -> list[Target]:
 
 
 def _look_up(index: Index, text: bytes) -> object:
-    return index.matching(decode(text))
+    return index.matching(text)
 
 
 def _dict_of(count: int) -> dict[str, dict[str, int]]:

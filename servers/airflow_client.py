@@ -28,18 +28,23 @@ def wait_for(
 ) -> T:
     """Call ``look`` until it gives something true, and return that.
 
+    The pauses grow with the time that has passed, to five times the first: each look takes the server's time, and who
+    has waited for long can wait for a little longer.
+
     :param timeout: seconds.
+    :param pause: seconds between the first looks.
     :param what: for the error, text or a function that gives it, called at the end only.
     :raises TimedOut: when the time is up.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while True:
         found = look()
         if found:
             return found
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > timeout:
             raise TimedOut(f"not within {timeout:.0f} s: {what() if callable(what) else what}")
-        time.sleep(pause)
+        time.sleep(min(max(pause, waited / 10), 5 * pause))
 
 
 class AirflowClient:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from event_triggers.matching.anchors import Anchored, anchors_of, cost_of
 from event_triggers.matching.fields import Columns, Field
+from event_triggers.matching.leaves import AnyLeaf, Exactly, OneOf
 from event_triggers.matching.reference import MISSING, fits_one
+from event_triggers.matching.structure import Path
 from event_triggers.matching.syntax import Alternative
 
 __all__ = ["Bucket", "Entry", "Spread"]
+
+_Rest = tuple[tuple[Path, AnyLeaf | Exactly | OneOf], ...]
 
 _MOST_CHECKED = 8
 """So many entries are checked one by one; more are found by one of their leaves."""
@@ -21,23 +26,21 @@ class Entry:
 
     __slots__ = ("leaves", "rest", "structure", "token")
 
-    def __init__(self, token: Hashable, alternative: Alternative, rest: tuple[int, ...]) -> None:
+    def __init__(self, token: Hashable, alternative: Alternative, rest: Iterable[int]) -> None:
         self.token = token
         self.structure, self.leaves = alternative
-        self.rest = rest
-        """The numbers of the leaves that are not proved by the look-up that leads here."""
+        self.rest = _one_of_equals(tuple((self.structure.paths[number], self.leaves[number]) for number in rest))
+        """The leaves that are not proved by the look-up that leads here, and their paths."""
 
     def holds(self, document: dict[str, Any]) -> bool:
         """Whether the rest holds, when the document has no arrays at the leaves that are proved."""
-        paths, leaves = self.structure.paths, self.leaves
-        for number in self.rest:
+        for path, leaf in self.rest:
             value: Any = document
-            for name in paths[number]:
+            for name in path:
                 if value.__class__ is not dict:
                     break
                 value = value.get(name, MISSING)
             else:
-                leaf = leaves[number]
                 kind = value.__class__
                 if value is not MISSING and kind is not dict and kind is not list:
                     if leaf.holds(value):
@@ -45,13 +48,19 @@ class Entry:
                     return False
             if value.__class__ is list:
                 return self.fits(document)
-            if not leaves[number].absent:
+            if not leaf.absent:
                 return False
         return True
 
     def fits(self, document: Mapping[str, Any]) -> bool:
         """Whether all of it holds, by the plain rules."""
         return fits_one(Alternative(self.structure, self.leaves), document)
+
+
+@lru_cache(maxsize=4096)
+def _one_of_equals(rest: _Rest) -> _Rest:
+    """The same object for all entries that check the same: what many documents look at stays near in memory."""
+    return rest
 
 
 class Bucket:
@@ -126,9 +135,8 @@ class Spread:
 
     def add(self, entry: Entry) -> None:
         """Keep an entry that has a rest."""
-        number = _best(entry)
-        leaf = entry.leaves[number]
-        field = self._root.use(entry.structure.paths[number])
+        path, leaf = _best(entry)
+        field = self._root.use(path)
         anchors = anchors_of(leaf)
         if anchors:
             anchored = self._anchored.get(field)
@@ -141,9 +149,8 @@ class Spread:
 
     def remove(self, entry: Entry) -> None:
         """Forget an entry."""
-        number = _best(entry)
-        leaf = entry.leaves[number]
-        field = self._root.at(entry.structure.paths[number])
+        path, leaf = _best(entry)
+        field = self._root.at(path)
         anchors = anchors_of(leaf)
         for anchor in anchors:
             self._anchored[field].remove(anchor, entry)
@@ -179,5 +186,5 @@ class Spread:
             yield from entries
 
 
-def _best(entry: Entry) -> int:
-    return min(entry.rest, key=lambda number: cost_of(entry.leaves[number]))
+def _best(entry: Entry) -> tuple[Path, AnyLeaf | Exactly | OneOf]:
+    return min(entry.rest, key=lambda each: cost_of(each[1]))

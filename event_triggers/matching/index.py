@@ -228,7 +228,7 @@ class DocumentIndex(Generic[Token]):
 def _entry(alternative: Alternative, token: Hashable) -> Entry:
     hashed = _hashed(alternative)
     rest = (n for n, leaf in enumerate(alternative.leaves) if n not in hashed or _is_ambiguous(leaf))
-    return Entry(token, alternative, tuple(rest))
+    return Entry(token, alternative, rest)
 
 
 def _placed(entry: Entry, field_at: Callable[[Path], Field]) -> tuple[tuple[Field, ...], list[_AnyLeaf]]:

@@ -82,7 +82,7 @@ class LeafReader:
                 return leaf_of([], [Present()], absent=False)
             if not _is_value(node):
                 raise InvalidEventError(f"{at}: expected a list of allowed values or a mapping, got {describe(node)}")
-            return Exactly(node)
+            return leaf_of([node], [], absent=False)
         assert isinstance(node, Sequence)  # noqa: S101  for mypy
         if not node:
             raise InvalidEventError(f"{at}: an empty list allows nothing, so no message could ever match")
@@ -105,7 +105,8 @@ class LeafReader:
                 values.append(item)
             else:
                 raise InvalidEventError(f"{here}: expected {_VALUE}, got {describe(item)}")
-        return leaf_of(values, operators, absent)
+        leaf = leaf_of(values, operators, absent)
+        return _one_of_equals(leaf, node) if operators and self._rendered else leaf
 
     def _waits(self, value: object) -> bool:
         return not self._rendered and pending(value)
@@ -234,6 +235,21 @@ class LeafReader:
         if not is_number(value):
             raise InvalidEventError(f"{at}: expected a number, got {describe(value)}")
         return value  # type: ignore[no-any-return]
+
+
+_known: dict[bytes, AnyLeaf] = {}
+_MOST_KNOWN = 4096
+
+
+def _one_of_equals(leaf: Exactly | OneOf | AnyLeaf, node: Sequence[Any]) -> Exactly | OneOf | AnyLeaf:
+    """The same leaf for all patterns that ask for the same: memory is saved, and what is looked at often stays near."""
+    try:
+        text = msgspec.json.encode(list(node))
+    except (TypeError, ValueError, RecursionError):
+        return leaf  # mappings of a class of one's own
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    return _known.setdefault(text, leaf)  # type: ignore[arg-type]
 
 
 def _bounds(comparisons: list[tuple[str, int | float | None]]) -> Bounds:

@@ -1,4 +1,4 @@
-"""One PostgreSQL and one Airflow for all tests of this folder.
+"""One PostgreSQL and one Airflow for all tests of this folder, ended with them: other folders have their own.
 
 Airflow knows two users: ``admin``, as whom the tests look and act, and ``marker``, as whom ``event_triggers`` marks.
 The latter's requests go through a proxy, so that tests can take Airflow's API away from it and from nobody else.
@@ -23,7 +23,7 @@ from tests.support import missing
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL cluster."""
     if find_binaries() is None:
@@ -32,7 +32,7 @@ def postgres() -> Iterator[Postgres]:
         yield cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_api_proxy() -> Iterator[HttpProxy]:
     """What ``event_triggers`` takes for Airflow's API server; tests use :func:`api_proxy`."""
     with HttpProxy(0) as proxy:
@@ -47,7 +47,7 @@ def api_proxy(airflow: Airflow, shared_api_proxy: HttpProxy) -> Iterator[HttpPro
     shared_api_proxy.restore()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def airflow(postgres: Postgres, shared_api_proxy: HttpProxy) -> Iterator[Airflow]:
     """Airflow on PostgreSQL, with the DAGs of ``tests/airflow/dags`` and ``dags``."""
     server = Airflow(
@@ -62,13 +62,13 @@ def airflow(postgres: Postgres, shared_api_proxy: HttpProxy) -> Iterator[Airflow
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client(airflow: Airflow) -> AirflowClient:
     """The REST API as user ``admin``."""
     return airflow.client("admin")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def brokers(client: AirflowClient) -> Iterator[Brokers]:
     """Apache Kafka, moto and Mosquitto, known to Airflow."""
     with running_brokers() as running:
