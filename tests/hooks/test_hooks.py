@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 from collections import Counter
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from event_triggers.server.hooks import MOST_BYTES
 from tests.hooks.kit import ApiServer, signed
@@ -42,6 +44,21 @@ async def test_any_body_is_kept_byte_for_byte(api: ApiServer, body: bytes) -> No
     assert (await api.send(name, body)).status_code == 202
     (extra,) = api.events(name)
     assert (extra["body"].encode() if "body" in extra else base64.b64decode(extra["body_base64"])) == body
+
+
+async def test_the_first_delivery_spares_the_server_long_looks_for_garbage(api: ApiServer) -> None:
+    from event_triggers.server.app import create_app  # it warns unless Airflow's server was imported before
+
+    app = FastAPI()
+    app.mount("/event-triggers", create_app())
+    gc.unfreeze()
+    async with httpx.AsyncClient(base_url="http://airflow", transport=httpx.ASGITransport(app)) as client:
+        path = f"/event-triggers/hooks/{api.hook()}"
+        assert (await client.post(path, content=b"1")).status_code == 401
+        assert gc.get_freeze_count() == 0
+        assert (await client.post(path, content=b"1", headers=signed(b"1"))).status_code == 202
+    assert gc.get_freeze_count() > 100_000
+    gc.unfreeze()
 
 
 async def test_a_replayed_delivery(api: ApiServer) -> None:
