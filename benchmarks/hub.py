@@ -8,7 +8,6 @@ thing; the benchmark of the whole uses them, too. Exits 1 when a target is misse
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import statistics
@@ -16,17 +15,18 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
 import msgspec
 import psutil  # type: ignore[import-untyped]
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition  # type: ignore[import-untyped]
+from aiokafka import AIOKafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
 
+from benchmarks.lag import lag
 from benchmarks.memory import memory_per_group
+from benchmarks.stream import LAST, fill, first_seen, topic, waiting_hub
 from benchmarks.targets import Target
 from benchmarks.waiting import (
     EVENTS,
@@ -39,14 +39,12 @@ from benchmarks.waiting import (
     triggerer,
 )
 from event_triggers.hub import Hub
-from event_triggers.sources.base import Opening, Stream
 from event_triggers.sources.kafka import KafkaTopic
 from event_triggers.subscription import Interest
 from servers.kafka import KafkaCluster
 
-__all__ = ["IdleCpu", "Lag", "Throughput", "ahead", "connections", "idle_cpu", "lag", "start", "throughput"]
+__all__ = ["IdleCpu", "Throughput", "ahead", "connections", "idle_cpu", "start", "throughput"]
 
-_LAST = {"table": "the last", "day": "the last"}
 _decode = msgspec.json.Decoder().decode
 
 
@@ -60,15 +58,6 @@ class Throughput(NamedTuple):
     """The median of what each round gives."""
 
 
-class Lag(NamedTuple):
-    """How late the event loop runs what is due, in seconds, while messages come at ``rate`` a second."""
-
-    rate: float
-    p50: float
-    p99: float
-    most: float
-
-
 class IdleCpu(NamedTuple):
     """Which part of a core triggers take while nothing comes."""
 
@@ -79,55 +68,6 @@ class IdleCpu(NamedTuple):
     def beyond(self) -> float:
         """What groups take more than Airflow's own idle triggers."""
         return self.ours - self.idle
-
-
-# ------------------------------------------------------------------ topics and messages
-
-
-def body(number: int) -> bytes:
-    """A message that no event of :func:`_through_hub` wants."""
-    return msgspec.json.encode(
-        {
-            "id": f"0f8fad5b-d9cb-469f-a165-{number:012}",
-            "table": f"table_{number % 20_000}",
-            "day": "another day",
-            "status": "COMPLETE",
-            "rows": number,
-            "source": {"system": "erp", "region": "eu-west-1"},
-            "tags": ["daily", "final"],
-            "started": "2026-11-22T10:15:30Z",
-            "finished": "2026-11-22T10:25:30Z",
-        }
-    )
-
-
-@asynccontextmanager
-async def topic(bootstrap: str, partitions: int = 1) -> AsyncIterator[str]:
-    """A topic of its own."""
-    name = f"bench-{uuid.uuid4().hex[:12]}"
-    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await client.start()
-    try:
-        await client.create_topics([NewTopic(name, partitions, 1)])
-        yield name
-    finally:
-        with contextlib.suppress(Exception):
-            await client.delete_topics([name])
-        await client.close()
-
-
-async def fill(bootstrap: str, name: str, count: int) -> None:
-    """Send so many messages that nobody wants, and one that everybody waits for."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=20, max_batch_size=256 * 1024)
-    await producer.start()
-    try:
-        for number in range(count):
-            sent = await producer.send(name, body(number))
-        await producer.flush()
-        await sent
-        await producer.send_and_wait(name, msgspec.json.encode(_LAST))
-    finally:
-        await producer.stop()
 
 
 # ------------------------------------------------------------------ messages per second
@@ -159,31 +99,10 @@ async def _bare(bootstrap: str, name: str) -> tuple[int, float]:
         await consumer.stop()
 
 
-class _FromBeginning(KafkaTopic):
-    """A topic whose live stream begins with the oldest message, so that what was sent before comes through it."""
-
-    def open(self, opening: Opening) -> AbstractAsyncContextManager[Stream]:
-        start = opening.start or {f"{topic}-0": 0 for topic in self.topics}
-        return super().open(replace(opening, start=start))
-
-
 async def _through_hub(bootstrap: str, name: str, waiting: int, total: int) -> float:
     """Messages per second through the hub, from the first batch to the last message."""
-    hub = Hub(kafka_connections(bootstrap))
-    source = _FromBeginning(name)
-    interests = [
-        Interest(f"event_{number}", source, {"table": [f"table_{number}"], "day": ["this day"]})
-        for number in range(waiting)
-    ]
-    async with contextlib.AsyncExitStack() as stack:
-        for place in range(0, waiting, EVENTS):
-            await stack.enter_async_context(hub.subscribe(f"group {place}", interests[place : place + EVENTS]))
-        last = Interest("last", source, {key: [value] for key, value in _LAST.items()})
-        subscription = await stack.enter_async_context(hub.subscribe("last", [last]))
-        seen = 0
-        while not seen:
-            await asyncio.sleep(0.002)
-            seen = sum(channel.messages for channel in hub.statistics().channels)
+    async with waiting_hub(bootstrap, name, waiting) as (hub, subscription):
+        seen = await first_seen(hub)
         began = time.perf_counter()
         (delivery,) = await subscription.receive()
         seconds = time.perf_counter() - began
@@ -214,31 +133,7 @@ async def throughput(
     ]
 
 
-# ------------------------------------------------------------------ the event loop meanwhile
-
-
-async def lag(bootstrap: str, *, waiting: int = 20_000, messages: int = 100_000, rate: float = 20_000) -> Lag:
-    """How late the loop runs what is due while messages come through, at most ``rate`` a second."""
-    late: list[float] = []
-    async with topic(bootstrap) as name:
-        await fill(bootstrap, name, messages)
-
-        async def look() -> None:
-            while True:
-                due = time.perf_counter() + _LOOK
-                await asyncio.sleep(_LOOK)
-                late.append(time.perf_counter() - due)
-
-        looking = asyncio.create_task(look(), name="lag")
-        try:
-            reached = await _through_hub(bootstrap, name, waiting, messages + 1)
-        finally:
-            looking.cancel()
-    late.sort()
-    return Lag(reached, late[len(late) // 2], late[int(len(late) * 0.99)], late[-1])
-
-
-_LOOK = 0.002
+# ------------------------------------------------------------------ one message behind many
 
 
 async def ahead(bootstrap: str, messages: int = 10_000) -> float:
@@ -246,7 +141,7 @@ async def ahead(bootstrap: str, messages: int = 10_000) -> float:
     async with topic(bootstrap) as name:
         await fill(bootstrap, name, messages)
         hub = Hub(kafka_connections(bootstrap))
-        wanted = {key: [value] for key, value in _LAST.items()}
+        wanted = {key: [value] for key, value in LAST.items()}
         since = datetime.now(timezone.utc) - timedelta(hours=1)
         began = time.perf_counter()
         async with hub.subscribe("group", [Interest("last", KafkaTopic(name), wanted, since=since)]) as subscription:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks import hub
+from benchmarks.lag import lag as loop_lag
 from benchmarks.report import Report
 from benchmarks.world import Brokers
 
@@ -29,7 +30,7 @@ def measure_throughput(
 def measure_lag(brokers: Brokers, report: Report, *, seconds: float, rate: int = 20_000) -> None:
     """How late the event loop is while so many messages a second come."""
     with _without_logs():
-        lag = asyncio.run(hub.lag(brokers.kafka.bootstrap, waiting=20_000, messages=int(rate * seconds), rate=rate))
+        lag = asyncio.run(loop_lag(brokers.kafka.bootstrap, waiting=20_000, messages=int(rate * seconds), rate=rate))
     report.add("lag rate", lag.rate, "messages/s")
     report.add("lag p50", lag.p50, "s")
     report.add("lag p99", lag.p99, "s")

@@ -8,7 +8,6 @@ what is wrong with its request, or with the hook's connection, is in the log of 
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from event_triggers.errors import ConfigurationError
+from event_triggers.garbage import freeze_once
 from event_triggers.hook_settings import HookSettings
 from event_triggers.server.asset_log import Bell
 from event_triggers.server.deliveries import Deliveries, Delivery, Ending, QueueFullError
@@ -65,7 +65,6 @@ class Hooks:
         self.deliveries = Deliveries(_session, bell.ring)
         self._rates = Rates()
         self._in_memory = 0
-        self._used = False
 
     async def take(self, name: str, request: Request) -> Response:
         """Answer one request.
@@ -146,11 +145,7 @@ class Hooks:
         except Exception as error:
             log.error("hook %s: a delivery could not be stored: %s: %s", name, type(error).__name__, error)
             raise _unavailable() from error
-        if not self._used:
-            self._used = True
-            # What this process has loaded by now, more than half a million objects, stays as long as it lives. Looking
-            # through all that for garbage stops everybody for more than half a second each time.
-            gc.freeze()
+        freeze_once()
         if ending is Ending.REPLAYED:
             raise Problem(
                 409,

@@ -6,11 +6,12 @@ meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from servers.airflow import API_SERVER
@@ -95,11 +96,17 @@ def end(world: World, traffic: Traffic, rng: random.Random) -> list[Strike]:
 
 
 def roll(world: World, traffic: Traffic, rng: random.Random) -> list[Strike]:
-    """SIGTERM to one triggerer after the other, each started again before the next is ended."""
-    return [_end(world, traffic, name) for name in rng.sample(world.triggerers, len(world.triggerers))]
+    """SIGTERM to one triggerer after the other, each started again before the next is ended.
+
+    The busiest is the first, so that its waits go to the next one, which ends in the middle of them.
+    """
+    _until_busy(world, world.triggerers)
+    names = sorted(world.triggerers, key=lambda name: len(world.waits_of(name)), reverse=True)
+    return [_end(world, traffic, name) for name in names]
 
 
 def _end(world: World, traffic: Traffic, name: str) -> Strike:
+    _until_busy(world, [name])
     strike = _hit(world, f"SIGTERM to {name}", name)
     traffic.go_on()
     world.airflow.stop_component(name)
@@ -197,8 +204,15 @@ def black_hole(world: World, traffic: Traffic, rng: random.Random, seconds: floa
 
 def _victim(world: World, rng: random.Random) -> str:
     """Mostly the one that has more to lose."""
+    _until_busy(world, world.triggerers)
     busiest = max(world.triggerers, key=lambda name: len(world.waits_of(name)))
     return busiest if rng.random() < 0.8 else rng.choice(world.triggerers)
+
+
+def _until_busy(world: World, names: Sequence[str]) -> None:
+    """Return when one of these has waits, or none has for so long that it will not get any."""
+    with contextlib.suppress(TimeoutError):
+        world.until(lambda: any(world.waits_of(name) for name in names), 60, "somebody has waits")
 
 
 def _hit(world: World, what: str, *names: str) -> Strike:
