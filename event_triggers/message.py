@@ -67,9 +67,16 @@ class Message:
     @property
     def document(self) -> Any:
         """The decoded JSON body, or :data:`UNDECODABLE`. Decoded once; treat it as read-only."""
-        if self._document is _NOT_TRIED:
-            self._document = UNDECODABLE if self.body is None else _decode_or_undecodable(self.body)
-        return self._document
+        document = self._document
+        if document is _NOT_TRIED:
+            # Here and not in a function of its own: each call counts where every message passes.
+            try:
+                document = UNDECODABLE if self.body is None else _decode(self.body)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                # RecursionError: msgspec refuses documents nested deeper than the interpreter's stack allows.
+                document = UNDECODABLE
+            self._document = document
+        return document
 
     @property
     def json(self) -> Any:
@@ -105,11 +112,3 @@ class Message:
 
     def __str__(self) -> str:
         return f"{self.source} {self.stream} {self.position}"
-
-
-def _decode_or_undecodable(body: bytes) -> Any:
-    try:
-        return _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # RecursionError: msgspec refuses documents nested deeper than the interpreter's stack allows.
-        return UNDECODABLE

@@ -100,14 +100,8 @@ class DocumentIndex(Generic[Token]):
 
     def find(self, document: dict[str, Any]) -> list[Token]:
         """The tokens of the patterns that an object matches; one may come more than once, see :attr:`several`."""
-        if not self._nested and self._loose is None and len(self._shapes) <= _FEW_SHAPES:
-            found = self._find_at_the_top(document)
-            if found is not None:
-                return found
-        return self._find_anywhere(document)
-
-    def _find_at_the_top(self, document: dict[str, Any]) -> list[Token] | None:
-        """As :meth:`find`, for shapes at the top of the document; ``None`` when it takes more than this."""
+        if self._nested or self._loose is not None or len(self._shapes) > _FEW_SHAPES:
+            return self._find_anywhere(document)
         found: list[Any] = []
         value_at = document.get
         try:
@@ -124,11 +118,12 @@ class DocumentIndex(Generic[Token]):
                     if known.holds(document):
                         found.append(known.token)
                 elif kind is Bucket:
-                    return None
+                    return self._find_anywhere(document)
                 else:
                     found.append(known)
         except TypeError:
-            return None  # arrays and objects cannot be looked up
+            # Arrays and objects cannot be looked up.
+            return self._find_anywhere(document)
         return found
 
     def _find_anywhere(self, document: dict[str, Any]) -> list[Token]:
