@@ -17,7 +17,7 @@ _frozen = False
 
 def freeze_once() -> None:
     """Freeze what this process has by now; further calls do nothing. It takes no time."""
-    global _frozen  # noqa: PLW0603 - of the process, as what it guards
+    global _frozen  # of the process, as what it guards
     if not _frozen:
         _frozen = True
         gc.freeze()

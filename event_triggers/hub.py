@@ -21,6 +21,7 @@ import contextvars
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -66,6 +67,7 @@ class Hub:
         self._clock = clock or SystemClock()
         self._channels: dict[Hashable, Channel] = {}
         self._closing: dict[Hashable, asyncio.Task[None]] = {}
+        self._lost_sessions: set[str] = set()
         self._callables = Callables()
 
     @asynccontextmanager
@@ -100,6 +102,7 @@ class Hub:
 
         :param killed: a person has ended it.
         """
+        self._lost_sessions.discard(group)
         tasks = []
         for key, source in {_key(source, group): source for source in sources}.items():
             channel = self._channels.get(key)
@@ -115,12 +118,23 @@ class Hub:
         if tasks:
             await asyncio.wait(tasks)
 
+    def has_lost_session(self, group: str) -> bool:
+        """Whether a broker has lost the session of this group since this was asked last.
+
+        Perhaps because the group was waited for by another process, too, and has ended there: then the session that was
+        made anew here is nobody's. :meth:`forget` removes it.
+        """
+        lost = group in self._lost_sessions
+        self._lost_sessions.discard(group)
+        return lost
+
     def statistics(self) -> HubStatistics:
         """What all channels have done so far."""
         return HubStatistics(tuple(channel.statistics() for channel in self._channels.values()))
 
     def _opening(self, group: str) -> Opening:
-        opening = Opening(group=group, connection=self._connection, clock=self._clock)
+        lost = partial(self._lost_sessions.add, group)
+        opening = Opening(group=group, connection=self._connection, clock=self._clock, session_lost=lost)
         return opening if self._airflow is None else replace(opening, airflow=self._airflow)
 
     def _channel(self, key: Hashable, source: Source, group: str) -> Channel:

@@ -149,18 +149,29 @@ class EventGroupTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """A person ended the wait: remove what the group has at the brokers, unless the sensor only starts over."""
+        await self._forget_if_ended(killed=True)
+
+    async def cleanup(self) -> None:
+        """Look whether the wait has ended elsewhere, where that is not known and would leave something at a broker.
+
+        Airflow before 3.3 does not say whether it stops a trigger because a person did something. And a triggerer that
+        was taken for dead has run the wait together with the one that took it over: if that has ended the group, a
+        session that was made anew here is left.
+        """
+        if not self._stopped:
+            return
+        lost = current_runtime().hub.has_lost_session(self._group().identity)
+        if lost or not TELLS_WHO_STOPS:
+            async with move_on_after(current_runtime().clock, _LOOK_WITHIN):
+                await self._forget_if_ended(killed=not TELLS_WHO_STOPS)
+
+    async def _forget_if_ended(self, *, killed: bool) -> None:
         runtime = current_runtime()
         async with runtime.ledger.open(self._group(), self.markers, _say) as book:
             state = await book.sensor_state()
         if state in _ENDED:
             sources = [Event.deserialize(data).source for data in self.events.values()]
-            await runtime.hub.forget(self._group().identity, sources, killed=True)
-
-    async def cleanup(self) -> None:
-        """Airflow before 3.3 does not say whether it stops a trigger because a person did something: look, in short."""
-        if self._stopped and not TELLS_WHO_STOPS:
-            async with move_on_after(current_runtime().clock, _LOOK_WITHIN):
-                await self.on_kill()
+            await runtime.hub.forget(self._group().identity, sources, killed=killed)
 
     def _group(self) -> GroupRef:
         ti = self.task_instance

@@ -84,6 +84,7 @@ class MqttStream(Stream):
         self._clock = opening.clock
         self._tell = opening.tell
         self._recorded = opening.recorded
+        self._session_lost = opening.session_lost
         self._durable = durable
         self._session: Session | None = None
         self._connection = 0
@@ -112,6 +113,7 @@ class MqttStream(Stream):
                 session.settings.where,
                 session.client_id,
             )
+            self._session_lost()
         self._connection = self._memory.begin(resumed=session.resumed)
 
     @property

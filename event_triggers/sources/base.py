@@ -134,6 +134,8 @@ class Opening:
         default it writes into the process's own log.
     :param recorded: gives the ids of the messages that groups have recorded, as far as they are known.
         For a source that has to tell by itself whether a message is one that was delivered before.
+    :param session_lost: for a source that keeps a session per group: call it when the broker has lost the one that this
+        process had. Another process may have ended the group, and removed it; what is made anew would then be left.
     :param airflow: opens a client of Airflow's API, for a source that is a part of Airflow.
     :param killed: for :meth:`Source.forget`: a person has ended the wait, before it was over.
     """
@@ -144,6 +146,7 @@ class Opening:
     clock: Clock = field(default_factory=SystemClock)
     tell: Callable[..., None] = _tell_the_log
     recorded: Callable[[], Collection[str]] = _nothing_recorded
+    session_lost: Callable[[], None] = lambda: None
     airflow: Callable[[], AbstractAsyncContextManager[AirflowCall]] = _no_airflow
     killed: bool = False
 

@@ -100,6 +100,28 @@ async def test_group_that_left_before_it_recorded(broker: Mosquitto) -> None:
     await hub.forget(group, [MqttTopic(topic)])
 
 
+async def test_another_process_ends_the_group(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who ran the group in vain knows that its session was removed, and that it has made another."""
+    source, group = MqttTopic(unique("ended"), 1), unique("group")
+    hub = new_hub(broker.port)
+    async with hub.subscribe(group, [Interest("event", source)]) as subscription:
+        await live(subscription)
+        assert not hub.has_lost_session(group)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(module, "_memories", module._Memories())
+            await new_hub(broker.port).forget(group, [source])
+        lost = False
+
+        def has_lost() -> bool:
+            nonlocal lost
+            lost = lost or hub.has_lost_session(group)
+            return lost
+
+        await until(has_lost)
+        assert not hub.has_lost_session(group)
+    await hub.forget(group, [source])
+
+
 async def test_recorded_but_not_acknowledged(broker: Mosquitto) -> None:
     """The process died in between: its successor knows the message by its id, acknowledges it, and counts it once."""
     topic, group = unique("topic"), unique("group")

@@ -250,6 +250,19 @@ async def test_airflow_that_does_not_tell_who_stops_a_wait_is_asked(
     assert (runtime.broker.sessions("queue") == set()) is (not tells and state != "deferred")
 
 
+@pytest.mark.parametrize("state", ["success", "deferred"])
+@pytest.mark.parametrize("lost", [True, False])
+async def test_who_ran_a_wait_that_has_ended_elsewhere_leaves_no_session(
+    runtime: WaitKit, monkeypatch: pytest.MonkeyPatch, lost: bool, state: str
+) -> None:
+    """A triggerer that was taken for dead has made the session anew that the other one removed at the end."""
+    monkeypatch.setattr("event_triggers.trigger.TELLS_WHO_STOPS", True)
+    monkeypatch.setattr(runtime.hub, "has_lost_session", lambda group: lost and group == GROUP.identity)
+    runtime.ledger.sensor_states[GROUP] = state
+    await stopped(trigger_of({"shift": from_queue(per_group=True)}))
+    assert (runtime.broker.sessions("queue") == set()) is (lost and state == "success")
+
+
 async def test_a_triggerer_that_shuts_down_waits_for_no_answer_for_long(
     runtime: WaitKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
