@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
 
 from benchmarks.waiting import EVENTS, kafka_connections
+from event_triggers.garbage import calm_collector
 from event_triggers.hub import Hub
 from event_triggers.sources.base import Opening, Stream
 from event_triggers.sources.kafka import KafkaTopic
@@ -82,6 +83,7 @@ class _FromBeginning(KafkaTopic):
 @asynccontextmanager
 async def waiting_hub(bootstrap: str, name: str, waiting: int) -> AsyncIterator[tuple[Hub, Subscription]]:
     """A hub in which so many events wait on a topic, in groups; and the subscription to the last message."""
+    calm_collector()  # as a triggerer does
     hub = Hub(kafka_connections(bootstrap))
     source = _FromBeginning(name)
     interests = [

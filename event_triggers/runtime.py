@@ -19,7 +19,7 @@ from event_triggers.api_settings import DEFAULT_CONN_ID, ApiSettings, find_setti
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.connections import airflow_connection
 from event_triggers.errors import AirflowApiError, StreamError
-from event_triggers.garbage import freeze_once
+from event_triggers.garbage import calm_collector
 from event_triggers.hub import Hub
 from event_triggers.ledger import Ledger
 from event_triggers.sources.base import AirflowCall
@@ -57,7 +57,7 @@ def _airflow_runtime() -> Runtime:
     from airflow.configuration import conf
 
     # A triggerer by now has all that its waits have in common; what is made for each wait comes later.
-    freeze_once()
+    calm_collector()
     clock = SystemClock()
     conn_id = conf.get("event_triggers", "api_conn_id", fallback=DEFAULT_CONN_ID)
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from event_triggers.errors import ConfigurationError
-from event_triggers.garbage import freeze_once
+from event_triggers.garbage import calm_collector
 from event_triggers.hook_settings import HookSettings
 from event_triggers.server.asset_log import Bell
 from event_triggers.server.deliveries import Deliveries, Delivery, Ending, QueueFullError
@@ -145,7 +145,7 @@ class Hooks:
         except Exception as error:
             log.error("hook %s: a delivery could not be stored: %s: %s", name, type(error).__name__, error)
             raise _unavailable() from error
-        freeze_once()
+        calm_collector()
         if ending is Ending.REPLAYED:
             raise Problem(
                 409,

@@ -20,7 +20,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from event_triggers import __version__
-from event_triggers.garbage import freeze_once
+from event_triggers.garbage import calm_collector
 from event_triggers.marks import MOST_BYTES, MOST_MARKS, PROTOCOL, About, Answers, MarkRequest
 from event_triggers.server.batches import DatabaseAway, write_batch
 from event_triggers.text import plain_logger, shown
@@ -55,7 +55,7 @@ async def mark(request: Request, user: Annotated[Any, Depends(get_user)]) -> Res
     except DatabaseAway as error:
         log.warning("marks could not be made, Airflow's database does not answer: %s", error)
         raise HTTPException(503, "Airflow's database does not answer") from error
-    freeze_once()
+    calm_collector()
     return _json(Answers(PROTOCOL, runs))
 
 

@@ -26,6 +26,7 @@ import anyio
 
 from event_triggers import Event, KafkaTopic
 from event_triggers.clock import SystemClock
+from event_triggers.garbage import calm_collector
 from event_triggers.hub import Hub
 from event_triggers.ledger import GroupRef
 from event_triggers.sources.base import BrokerConnection
@@ -133,6 +134,7 @@ async def run(burst: Burst, bootstrap: str, topic: str) -> Report:
     """
     plan = _Plan(burst)
     report = Report(burst)
+    calm_collector()  # as a triggerer does
     hub, ledger, clock = Hub(_connection_to(bootstrap)), MemoryLedger(), SystemClock()
     since, timeline = clock.now().isoformat(), Timeline.of(Terms(), {}, clock.now(), _WITHIN)
     waits: dict[str, asyncio.Task[Verdict]] = {}

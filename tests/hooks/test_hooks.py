@@ -53,7 +53,7 @@ async def test_the_first_delivery_spares_the_server_long_looks_for_garbage(
 
     app = FastAPI()
     app.mount("/event-triggers", create_app())
-    monkeypatch.setattr("event_triggers.garbage._frozen", False)
+    monkeypatch.setattr("event_triggers.garbage._calmed", False)
     gc.unfreeze()
     async with httpx.AsyncClient(base_url="http://airflow", transport=httpx.ASGITransport(app)) as client:
         path = f"/event-triggers/hooks/{api.hook()}"
