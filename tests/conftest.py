@@ -16,6 +16,14 @@ os.environ["AIRFLOW_HOME"] = _HOME
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def collector() -> None:
+    """Python's collector stays as it is: what a test leaves behind is noticed then, and not many tests later."""
+    from event_triggers import garbage
+
+    garbage._calmed = True
+
+
 def pytest_unconfigure() -> None:
     """Remove that home."""
     shutil.rmtree(_HOME, ignore_errors=True)
