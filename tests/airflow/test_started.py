@@ -77,8 +77,8 @@ def test_messages_start_dags_and_none_is_lost_with_the_triggerer(
     assert payload["source"] == name
     assert payload["payload"]["go"] is True
     assert payload["id"]
-    runs = client.call("GET", f"/dags/started_by_{name}/dagRuns")["dag_runs"]
-    assert runs
+    # The scheduler takes its time.
+    runs = wait_for(lambda: client.call("GET", f"/dags/started_by_{name}/dagRuns")["dag_runs"], what="a run is started")
     assert {run["run_type"] for run in runs} == {"asset_triggered"}
 
 
