@@ -23,7 +23,7 @@ import anyio
 
 from event_triggers.airflow_api import AirflowApi, path_of
 from event_triggers.airflow_book import AirflowBook
-from event_triggers.airflow_desk import END_STATES, Desk
+from event_triggers.airflow_desk import END_STATES, PAGE, Desk, TooManyError
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.errors import AirflowApiError, ConfigurationError
 from event_triggers.ledger import Book, GroupRef, Ledger
@@ -42,6 +42,11 @@ LOOK_EVERY = 10.0
 """Seconds between two looks at what people have marked by hand."""
 _OVERLAP = timedelta(seconds=60)
 """How far each look goes back behind the last one: clocks differ, and transactions take time to become visible."""
+_SHORT_OVERLAP = timedelta(seconds=10)
+"""The same for a minute after a look that has found many: our own marks, as a rule, which would be found each time."""
+_MANY = 1000
+_PUT_OFF = timedelta(seconds=60)
+"""For how long marks that wait for their turn keep us from looking: both take the API server's time."""
 
 Tell = Callable[[int, str], None]
 
@@ -179,13 +184,17 @@ class _Session:
     # ------------------------------------------------------------------ marks made by hand
 
     async def _look(self) -> None:
-        last = self.desk.clock.now()
+        last = crowded = self.desk.clock.now()
         while True:
             await self.desk.clock.sleep(LOOK_EVERY)
             began = self.desk.clock.now()
+            if self.desk.busy and began - last < _PUT_OFF:
+                continue
             try:
                 if self._together:
-                    await self._look_together(last - _OVERLAP)
+                    overlap = _OVERLAP if began >= crowded else _SHORT_OVERLAP
+                    if await self._look_together(last - overlap) >= _MANY:
+                        crowded = began + _OVERLAP
                 else:
                     await self._look_apart()
             except Exception:
@@ -193,9 +202,17 @@ class _Session:
             else:
                 last = began
 
-    async def _look_together(self, since: datetime) -> None:
+    async def _look_together(self, since: datetime) -> int:
+        """Read what has changed; how much that was."""
+        # Reading all that has changed is worth it as long as it takes fewer requests than asking for each run.
+        most = max(_MANY, len(self._books) * PAGE)
         try:
-            rows = await self.desk.markers("~", "~", updated_at_gte=since.isoformat(), state=list(END_STATES))
+            rows = await self.desk.markers(
+                "~", "~", most=most, updated_at_gte=since.isoformat(), state=list(END_STATES)
+            )
+        except TooManyError as error:
+            await self._look_apart()
+            return error.found
         except AirflowApiError as error:
             if error.status not in (403, 404, 500):
                 raise
@@ -203,12 +220,12 @@ class _Session:
                 log.info("this user may not look at all DAGs at once (%s); each run is asked for", error)
                 self._together = False
             await self._look_apart()
-            return
-        if not rows:
-            return  # as nearly always: no need to go through thousands of books
-        states = {(r["dag_id"], r["dag_run_id"], r["task_id"], r["map_index"]): r["state"] for r in rows}
-        for book in list(self._books):
-            book.changed({event: states[key] for event, key in book.keys.items() if key in states})
+            return 0
+        if rows:  # nearly always there are none: no need to go through thousands of books
+            states = {(r["dag_id"], r["dag_run_id"], r["task_id"], r["map_index"]): r["state"] for r in rows}
+            for book in list(self._books):
+                book.changed({event: states[key] for event, key in book.keys.items() if key in states})
+        return len(rows)
 
     async def _look_apart(self) -> None:
         for book in list(self._books):

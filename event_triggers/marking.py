@@ -62,6 +62,11 @@ class MarkingLine:
         self._line: deque[_Waiting] = deque()
         self._something = asyncio.Event()
 
+    @property
+    def busy(self) -> bool:
+        """Whether marks are waiting for their turn."""
+        return bool(self._line)
+
     async def mark(self, mark: Mark) -> None:
         """Return when the task instance is in that state.
 

@@ -86,6 +86,11 @@ class MarkingRoute:
             return "markers are marked through the marking route in Airflow's API server"
         return f"markers are marked through Airflow's public REST API, because {self.why_not}"
 
+    @property
+    def busy(self) -> bool:
+        """Whether marks are waiting for their turn."""
+        return bool(self._line)
+
     async def mark(self, key: MarkerKey, mark: Mark) -> Answer:
         """What has become of this mark.
 

@@ -16,6 +16,7 @@ from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import ErrorResponse, SetXCom
 
 from event_triggers.airflow_book import ASK_AGAIN
+from event_triggers.airflow_desk import Desk
 from event_triggers.airflow_ledger import LOOK_EVERY, AirflowLedger
 from event_triggers.errors import ConfigurationError
 from event_triggers.ledger import Arrival, Book, Received
@@ -113,6 +114,39 @@ async def test_many_markers_are_read_page_by_page(world: World) -> None:
         await look(world)
         assert set(await marked(book)) == set(MARKERS)
         assert (await soon(book.load()))["orders"] == "success"
+
+
+async def test_where_thousands_have_changed_the_runs_that_wait_are_asked_for(world: World) -> None:
+    """Those are our own marks, as when all groups complete at the same moment."""
+    world.airflow.add("other", "run", *(f"other_{number}" for number in range(1001)))
+    async with world.book() as book:
+        for one in world.airflow.instances:
+            world.airflow.mark(one, "success")
+        before = world.airflow.asked("GET", "taskInstances")
+        await look(world)
+        assert set(await marked(book)) == set(MARKERS)
+        assert world.airflow.asked("GET", "taskInstances") == before + 2
+        # And it goes back less far than usual for what it would only find again: once, and not six times.
+        for _ in range(3):
+            await look(world)
+        assert world.airflow.asked("GET", "taskInstances") == before + 2 + 2 + 1 + 1
+
+
+async def test_who_has_marks_to_make_looks_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world.book() as book:
+        with monkeypatch.context() as patch:
+            patch.setattr(Desk, "busy", True)
+            world.airflow.mark(world.marker("orders"), "success")
+            for _ in range(5):
+                await look(world)
+            assert await nothing_marked(book)
+            await look(world)
+            assert await marked(book) == {"orders": "success"}, "but not for ever"
+            world.airflow.mark(world.marker("stock"), "skipped")
+            await look(world)
+            assert await nothing_marked(book)
+        await look(world)
+        assert await marked(book) == {"stock": "skipped"}
 
 
 async def test_only_what_has_changed_lately_is_asked_for(world: World) -> None:
