@@ -184,19 +184,20 @@ class _Session:
     # ------------------------------------------------------------------ marks made by hand
 
     async def _look(self) -> None:
-        last = crowded = self.desk.clock.now()
+        last = self.desk.clock.now()
+        crowded: datetime | None = None
         while True:
             await self.desk.clock.sleep(LOOK_EVERY)
             began = self.desk.clock.now()
             if self.desk.busy and began - last < _PUT_OFF:
                 continue
             try:
-                if self._together:
-                    overlap = _OVERLAP if began >= crowded else _SHORT_OVERLAP
-                    if await self._look_together(last - overlap) >= _MANY:
-                        crowded = began + _OVERLAP
-                else:
+                if not self._together or (crowded is not None and began >= crowded):
+                    # Also after a crowd, once: going back less far may have missed something, where clocks differ.
+                    crowded = None
                     await self._look_apart()
+                elif await self._look_together(last - (_SHORT_OVERLAP if crowded else _OVERLAP)) >= _MANY:
+                    crowded = began + _OVERLAP
             except Exception:
                 log.exception("the states of markers could not be read; marks made by hand are seen later")
             else:

@@ -7,6 +7,7 @@ import contextvars
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -130,6 +131,16 @@ async def test_where_thousands_have_changed_the_runs_that_wait_are_asked_for(wor
         for _ in range(3):
             await look(world)
         assert world.airflow.asked("GET", "taskInstances") == before + 2 + 2 + 1 + 1
+        # Somebody whose clock is late marks by hand: found when the crowd is over, a minute after it was last seen.
+        late = world.marker("stock")
+        world.airflow.mark(late, "failed")
+        assert late.updated_at is not None
+        late.updated_at -= timedelta(minutes=10)
+        for _ in range(3):
+            await look(world)
+        assert await nothing_marked(book)
+        await look(world)
+        assert await marked(book) == {"stock": "failed"}
 
 
 async def test_who_has_marks_to_make_looks_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
