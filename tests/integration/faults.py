@@ -24,12 +24,18 @@ def told(caplog: pytest.LogCaptureFixture, text: str, level: int = logging.WARNI
     return [line for line in (one.getMessage() for one in ours) if text in line]
 
 
-async def until_told(caplog: pytest.LogCaptureFixture, text: str, level: int = logging.WARNING) -> str:
-    """Wait for such a line; gives the first one."""
-    with anyio.fail_after(PATIENCE):
+async def until_told(
+    caplog: pytest.LogCaptureFixture, text: str, level: int = logging.WARNING, *, patience: float = PATIENCE
+) -> str:
+    """Wait for such a line; gives the first one.
+
+    :param patience: seconds; for what is only told after several of a broker's own time limits, take more.
+    """
+    with anyio.move_on_after(patience):
         while not (lines := told(caplog, text, level)):  # noqa: ASYNC110 - nobody tells when it does
             await anyio.sleep(0.02)
-    return lines[0]
+        return lines[0]
+    raise AssertionError("\n".join([f"nobody told {text!r} within {patience:g} s, only:", *told(caplog, "", 0)]))
 
 
 async def live(subscription: Subscription) -> None:

@@ -157,7 +157,7 @@ async def test_leader_that_fails(request: pytest.FixtureRequest, caplog: pytest.
                 await client.send_and_wait("single", b"again", partition=partition)
             assert set(await single.bodies(len(left))) == {b"again"}
             pulling = asyncio.create_task(single.bodies(1))
-            line = await until_told(caplog, f"no broker answers for partition single-{lost}")
+            line = await until_told(caplog, f"no broker answers for partition single-{lost}", patience=120)
             assert "its messages have to wait" in line
             assert not pulling.done()
             # The end of that partition is not known now, so whoever wants to begin there has to wait.
