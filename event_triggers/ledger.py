@@ -34,7 +34,7 @@ from typing import Any
 import msgspec
 
 from event_triggers.clock import parse_datetime
-from event_triggers.message import UNDECODABLE, Message
+from event_triggers.message import UNDECODABLE, UNSURE, Message, same_message
 from event_triggers.notes import view_of
 from event_triggers.text import shown, storable
 
@@ -136,8 +136,11 @@ def merged(held: Sequence[Received], arrival: Arrival) -> tuple[Received, ...]:
     """What a marker that holds ``held`` holds after this arrival; what is new comes with its payload."""
     result = list(held)
     known = {one.id for one in held}
+    unsure = any(one.id.endswith(UNSURE) for one in (*held, *arrival.messages))
     for one in arrival.messages:
-        if len(result) < arrival.wanted and one.id not in known:
+        if len(result) == arrival.wanted:
+            break
+        if one.id not in known and not (unsure and any(same_message(one.id, other) for other in known)):
             known.add(one.id)
             result.append(one)
     return tuple(result)

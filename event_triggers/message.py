@@ -14,7 +14,7 @@ import msgspec
 
 from event_triggers.errors import MessageDecodeError
 
-__all__ = ["UNDECODABLE", "Message"]
+__all__ = ["UNDECODABLE", "UNSURE", "Message", "same_message"]
 
 
 class _Undecodable:
@@ -24,6 +24,9 @@ class _Undecodable:
 
 UNDECODABLE: Final = _Undecodable()
 """Stands for the document of a message whose body is not JSON."""
+
+UNSURE: Final = ".(?)"
+"""The end of an id of which only the beginning is known: see :func:`same_message`."""
 
 _NOT_TRIED: Final = object()
 _decode = msgspec.json.Decoder().decode
@@ -36,7 +39,8 @@ class Message:
     :param source: the kind of source, for example ``"kafka"``.
     :param stream: the topic, queue or channel that it came from.
     :param position: where in the stream, readable by a person (``"2@98113"``, a message id, ...).
-    :param id: stable across redeliveries and restarts; two deliveries of one message have one id.
+    :param id: stable across redeliveries and restarts: two deliveries of one message have one id, or ids that
+        :func:`same_message` says are one.
     :param body: the raw bytes; ``None`` is a tombstone.
     :param key: the broker's message key, where it has one.
     :param headers: name and raw value, in the broker's order; a name may come twice.
@@ -112,3 +116,18 @@ class Message:
 
     def __str__(self) -> str:
         return f"{self.source} {self.stream} {self.position}"
+
+
+def same_message(one: str, other: str) -> bool:
+    """Whether two ids name one message.
+
+    They are equal, or one of them ends in :data:`UNSURE` and the other begins as it does: ``a.(?)`` is whichever of
+    ``a`` and ``a.7`` there is. A source gives such an id where a broker delivers again what another process has seen
+    first, and that process alone knows the rest.
+    """
+    return one == other or _may_be(one, other) or _may_be(other, one)
+
+
+def _may_be(unsure: str, other: str) -> bool:
+    beginning = unsure.removesuffix(UNSURE)
+    return beginning != unsure and (other == beginning or other.startswith(f"{beginning}."))

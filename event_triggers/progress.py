@@ -12,6 +12,7 @@ from typing import Any
 from event_triggers.condition import Condition
 from event_triggers.event import Event
 from event_triggers.ledger import Received
+from event_triggers.message import same_message
 from event_triggers.text import storable
 
 __all__ = ["EventProgress", "GroupProgress"]
@@ -55,7 +56,7 @@ class EventProgress:
     def holds(self, identity: str) -> bool:
         """Whether the message of this id is among those received."""
         identity = storable(identity)
-        return any(one.id == identity for one in self.received)
+        return any(same_message(one.id, identity) for one in self.received)
 
     def describe(self) -> str:
         """The name, and how far it is: ``orders``, ``shifts (1 of 3)``."""

@@ -40,6 +40,7 @@ log = plain_logger(__name__)
 
 _LOOK_WITHIN = 5.0
 """Seconds that a triggerer which may be shutting down waits for an answer and for the brokers."""
+_LOOK_AGAIN = 0.5
 _ENDED = frozenset({"success", "failed", "skipped", "removed", "upstream_failed"})
 
 
@@ -163,15 +164,20 @@ class EventGroupTrigger(BaseTrigger):
         lost = current_runtime().hub.has_lost_session(self._group().identity)
         if lost or not TELLS_WHO_STOPS:
             async with move_on_after(current_runtime().clock, _LOOK_WITHIN):
-                await self._forget_if_ended(killed=not TELLS_WHO_STOPS)
+                # Who has ended the group removes its session first, and Airflow hears of the end a moment later.
+                while not await self._forget_if_ended(killed=not TELLS_WHO_STOPS) and lost:
+                    await current_runtime().clock.sleep(_LOOK_AGAIN)
 
-    async def _forget_if_ended(self, *, killed: bool) -> None:
+    async def _forget_if_ended(self, *, killed: bool) -> bool:
+        """Remove what the group has at the brokers, and say so, if its sensor has ended for good."""
         runtime = current_runtime()
         async with runtime.ledger.open(self._group(), self.markers, _say) as book:
             state = await book.sensor_state()
         if state in _ENDED:
             sources = [Event.deserialize(data).source for data in self.events.values()]
             await runtime.hub.forget(self._group().identity, sources, killed=killed)
+            return True
+        return False
 
     def _group(self) -> GroupRef:
         ti = self.task_instance

@@ -13,18 +13,19 @@ Flow: ``identify`` says for each PUBLISH which message it is; ``settle`` says wh
   subscription identifier. The broker keeps the latter with the message, and every process subscribes under an
   identifier of its own (its *epoch*), so identical messages before and after a restart differ, whatever packet
   identifiers the broker hands out. A message that waited at the broker while nobody was connected is new by the
-  broker's own word, and gets our epoch behind its id (``<derived>.<epoch>``). When the process that saw it so dies,
-  and it comes again to another, marked DUP, its epoch cannot be known; then it is the message whose recorded id is
-  derived in the same way.
+  broker's own word, and gets our epoch behind its id (``<derived>.<epoch>``). When it comes again to another process,
+  marked DUP, that epoch cannot be known; then it is the message whose recorded id is derived in the same way. If none
+  is known to be recorded, the process that saw it first may still be about to, should it live on beside us: so its id
+  says that its end is not known (``<derived>.(?)``), and whoever records second finds that both are one.
 * *A retained message* is known by its topic and content alone: it is stored once and sent at every subscription. If its
   content is the newest that was seen live on its topic, it is that message.
 * *Copies*: a broker may send a message once per matching filter. Copies come under different subscription identifiers.
 * *At QoS 0* nothing is ever sent again, so every message is new.
 
-What cannot be told apart: a message that was in flight when its process died and an identical earlier one that had its
-packet identifier, under the same epoch; with MQTT 3.1.1, byte-identical messages on one topic around a restart of the
-triggerer, where the broker begins its packet identifiers anew with each connection; and with MQTT 3.1.1, copies by
-overlapping filters.
+What cannot be told apart: a message that was in flight when its process died, or lost its session to another one, and
+an identical earlier or later one that had its packet identifier, under the same epoch; with MQTT 3.1.1, byte-identical
+messages on one topic around a restart of the triggerer, where the broker begins its packet identifiers anew with each
+connection; and with MQTT 3.1.1, copies by overlapping filters.
 
 Invariant: a message whose first delivery in this process is not marked DUP has an id that this process has not given
 before. A restart begins with an empty memory and derives the same ids.
@@ -40,6 +41,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, TypeVar
+
+from event_triggers.message import UNSURE
 
 __all__ = ["Delivery", "Incoming", "LiveTopics", "SessionMemory", "SubscriptionIds", "Verdict"]
 
@@ -102,6 +105,7 @@ class Delivery:
     mid: int
     qos: int
     digest: bytes
+    subscriptions: tuple[int, ...]
     connection: int
     attempt: int = 1
     settled: bool = False
@@ -221,7 +225,7 @@ class SessionMemory:
         """
         digest = incoming.digest()
         known = self._deliveries.get(incoming.mid)
-        if known is not None and known.digest == digest and self._same(known, incoming):
+        if known is not None and self._same(known, incoming, digest):
             known.connection, known.acknowledged = self.connection, False
             known.attempt += 1
             self._acknowledged.pop(incoming.mid, None)
@@ -239,13 +243,18 @@ class SessionMemory:
                 self._may_have_copies(incoming, digest, identity, now)
         return self._store(identity, incoming, digest), Verdict.HAND_OVER
 
-    def _same(self, known: Delivery, incoming: Incoming) -> bool:
+    def _same(self, known: Delivery, incoming: Incoming, digest: bytes) -> bool:
         # Without DUP too: a packet identifier is not free before its message is acknowledged.
+        # Under another subscription it is another message, of a time in which another process had the session.
+        if known.digest != digest or known.subscriptions != incoming.subscriptions:
+            return False
         return incoming.dup or (not known.acknowledged and known.connection != self.connection)
 
     def _store(self, identity: str, incoming: Incoming, digest: bytes) -> Delivery:
         attempt = 2 if incoming.dup else 1
-        delivery = Delivery(identity, incoming.mid, incoming.qos, digest, self.connection, attempt)
+        delivery = Delivery(
+            identity, incoming.mid, incoming.qos, digest, incoming.subscriptions, self.connection, attempt
+        )
         self._drop(incoming.mid)
         self._deliveries[incoming.mid] = delivery
         self._by_id.setdefault(identity, set()).add(incoming.mid)
@@ -291,11 +300,19 @@ class SessionMemory:
             known = self._recorded_as(identity, recorded)
             if known is not None:
                 return known
+            if numbers:
+                given = self._give(identity + UNSURE)
+                return f"{identity}.{given}{UNSURE}" if given else identity + UNSURE
         elif numbers and not self.ids.own(incoming.subscriptions):
             identity = f"{identity}.{self.ids.salt}"
+        given = self._give(identity)
+        return f"{identity}.{given}" if given else identity
+
+    def _give(self, identity: str) -> int:
+        """How often this process has given this id before."""
         given = self._given.get(identity, 0)
         _keep(self._given, identity, given + 1, _MOST_KEPT)
-        return f"{identity}.{given}" if given else identity
+        return given
 
     def _recorded_as(self, derived: str, recorded: Collection[str]) -> str | None:
         """The recorded id of a message that comes again, of which another process may have seen the first delivery."""

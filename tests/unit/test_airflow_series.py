@@ -87,6 +87,19 @@ async def test_what_either_says_it_holds_is_there_in_the_end(world: World, seed:
     assert sorted(held_in(marker)) == messages
 
 
+@pytest.mark.parametrize("ids", [("m.7", "m.(?)"), ("m.(?)", "m.7"), ("m", "m.(?)")])
+async def test_one_message_under_two_ids_counts_once(world: World, ids: tuple[str, str]) -> None:
+    """Both triggerers have it, and only one can know the end of its id."""
+    ledger = triggerer(world, random.Random(0))
+    async with world.book() as first, world.book(ledger=ledger) as second:
+        assert await record(first, arrival("a")) == ["a"]
+        assert await record(second, arrival("a")) == ["a"]
+        assert await record(first, arrival(ids[0])) == ["a", ids[0]]
+        assert await record(second, arrival(ids[1])) == ["a", ids[0]]
+        assert await record(second, arrival("b")) == ["a", ids[0], "b"]
+    assert held_in(world.marker("shifts")) == ["a", ids[0], "b"]
+
+
 async def test_what_was_appended_before_a_crash_is_listed_when_it_comes_again(world: World) -> None:
     """Only the public way can be cut off in between: over the route both are written in one transaction."""
     world.airflow.refuse("POST", "event-triggers/marks", 403)

@@ -174,6 +174,12 @@ def test_recording_adds_what_is_new_while_there_is_room(held: str, new: str, wan
     assert ids(merged([received(one) for one in held], arrival)) == result
 
 
+def test_one_message_under_two_ids_is_recorded_once() -> None:
+    """Of some messages only one triggerer can know the end of the id, and the other one has it too."""
+    arrival = Arrival("event", tuple(map(received, ["m.(?)", "m.8", "n.(?)", "n.1"])), 9)
+    assert [one.id for one in merged([received("m.7")], arrival)] == ["m.7", "m.8", "n.(?)"]
+
+
 def test_a_group_has_one_identity_on_every_triggerer() -> None:
     assert GroupRef("dag", "run", "task").identity == "dag/run/task/-1"
     assert GroupRef("dag", "run", "task", 3).identity == "dag/run/task/3"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from event_triggers import message as module
 from event_triggers.errors import EventTriggersError, MessageDecodeError
-from event_triggers.message import UNDECODABLE, Message
+from event_triggers.message import UNDECODABLE, Message, same_message
 
 
 def make(body: bytes | None, **fields: Any) -> Message:
@@ -133,3 +133,22 @@ def test_shown_to_people() -> None:
 def test_messages_are_compared_by_identity() -> None:
     assert make(b"1") != make(b"1")
     assert len({make(b"1"), make(b"1")}) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("a", "a", True),
+        ("a", "b", False),
+        ("a.1", "a.2", False),
+        ("a", "a.1", False),
+        ("a.(?)", "a", True),
+        ("a.(?)", "a.1", True),
+        ("a.(?)", "a.(?)", True),
+        ("a.(?)", "ab", False),
+        ("a.(?)", "b.1", False),
+    ],
+)
+def test_an_id_of_which_only_the_beginning_is_known(one: str, other: str, same: bool) -> None:
+    assert same_message(one, other) is same
+    assert same_message(other, one) is same

@@ -28,6 +28,12 @@ def test_what_is_missing_says_how_far_it_is() -> None:
     assert progress["shifts"].missing == 2
 
 
+def test_a_message_that_is_held_under_another_id_is_held() -> None:
+    progress = group(orders=2)
+    progress["orders"].received = (received("m.7"),)
+    assert [progress["orders"].holds(one) for one in ("m.7", "m.(?)", "m.8", "m")] == [True, True, False, False]
+
+
 def test_what_is_done_is_not_missing() -> None:
     progress = group(received=2, by_hand=2, green=2)
     progress["received"].received = (received("a"), received("b"))

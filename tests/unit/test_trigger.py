@@ -259,8 +259,30 @@ async def test_who_ran_a_wait_that_has_ended_elsewhere_leaves_no_session(
     monkeypatch.setattr("event_triggers.trigger.TELLS_WHO_STOPS", True)
     monkeypatch.setattr(runtime.hub, "has_lost_session", lambda group: lost and group == GROUP.identity)
     runtime.ledger.sensor_states[GROUP] = state
-    await stopped(trigger_of({"shift": from_queue(per_group=True)}))
+    stopping = asyncio.ensure_future(stopped(trigger_of({"shift": from_queue(per_group=True)})))
+    began = runtime.clock.monotonic()
+    while not stopping.done():
+        await idle()
+        runtime.clock.advance(1)
+    await stopping
+    assert runtime.clock.monotonic() - began < 10
     assert (runtime.broker.sessions("queue") == set()) is (lost and state == "success")
+
+
+async def test_the_session_goes_when_airflow_hears_a_moment_later_that_the_wait_has_ended(
+    runtime: WaitKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("event_triggers.trigger.TELLS_WHO_STOPS", True)
+    monkeypatch.setattr(runtime.hub, "has_lost_session", lambda group: group == GROUP.identity)
+    runtime.ledger.sensor_states[GROUP] = "deferred"
+    stopping = asyncio.ensure_future(stopped(trigger_of({"shift": from_queue(per_group=True)})))
+    for _ in range(3):
+        await idle()
+    assert runtime.broker.sessions("queue") == {GROUP.identity}
+    runtime.ledger.sensor_states[GROUP] = "success"
+    runtime.clock.advance(1)
+    await soon(stopping)
+    assert runtime.broker.sessions("queue") == set()
 
 
 async def test_a_triggerer_that_shuts_down_waits_for_no_answer_for_long(
