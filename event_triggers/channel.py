@@ -2,7 +2,7 @@
 
 Flow::
 
-    open -> watch the sources -> read batches -> ask -> dispatch -> groups -> (all answered) -> settle -> broker
+    open -> watch the sources -> read batches -> hand out -> groups -> (all answered) -> settle -> broker
                   ^                                         |
                   '-- joiners of a log: locate, round through the past, then live
 
@@ -30,8 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -39,12 +38,13 @@ import anyio
 
 from event_triggers.backoff import Backoff
 from event_triggers.callables import Callables
-from event_triggers.connecting import batches_of, next_batch, opened, pause, root_cause
+from event_triggers.connecting import opened, pause, root_cause
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
 from event_triggers.misses import Miss
 from event_triggers.place import Place
+from event_triggers.reader import Reader
 from event_triggers.replay import BEGINNING, Replays, Round, now_live, resumed, since_of, tell_lost
 from event_triggers.sources.base import LogStream, Opening, Position, Source, Stream
 from event_triggers.statistics import ChannelStatistics
@@ -93,13 +93,20 @@ class Channel:
         self.hold, self.know, self.repaid = self._fanout.hold, self._fanout.know, self._owed.repaid
         self._replays = Replays(source, opening, self._fanout, self._fail)
         self._place = Place()
+        self._reader = Reader(
+            source,
+            self._place,
+            self._index,
+            self._fanout,
+            heard=lambda: bool(self._members) or self._owed.lingers,
+            until_wanted=self._until_wanted,
+        )
         self._joining: list[Entry] = []
         self._watching = Watching(source)
         self._requests = asyncio.Event()
         self._wanted = asyncio.Event()
         self.connected = False
         self._opened = 0
-        self._messages = 0
         self._after: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._group: anyio.abc.TaskGroup | None = None
@@ -198,7 +205,7 @@ class Channel:
 
     def statistics(self) -> ChannelStatistics:
         """What has been done so far."""
-        work = len(self._index), self._messages, self._fanout.handed_out, self._fanout.unanswered
+        work = len(self._index), self._reader.messages, self._fanout.handed_out, self._fanout.unanswered
         return ChannelStatistics(
             self.source.label, self.connected, self._opened, *work, owed=len(self._owed), lingering=self.lingers
         )
@@ -286,7 +293,7 @@ class Channel:
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._serve_requests, stream, name=f"{self.source.label}, requests")
                     group.start_soon(self._fanout.settler.run, stream, name=f"{self.source.label}, settling")
-                    await self._read(stream, backoff)
+                    await self._reader.read(stream, backoff.reset)
             finally:
                 self.connected = False
                 self._owed.disconnected()
@@ -380,40 +387,7 @@ class Channel:
             return entry.past.offered()
         return self._place.start if entry.live else None
 
-    # ------------------------------------------------------------------ messages
-
-    async def _read(self, stream: Stream, backoff: Backoff) -> None:
-        async with batches_of(stream) as batches:
-            while True:
-                await self._wait_until_wanted()
-                batch = deque(await next_batch(batches, self.source))
-                self._place.meet(batch)
-                backoff.reset()
-                try:
-                    while batch:
-                        agreed: Sequence[Entry] = ()
-                        if self._index.asks:
-                            self._place.move(stream)
-                            agreed = await self._fanout.ask(batch[0], self._index)
-                        if not self._members and not self._owed.lingers:
-                            # Nobody is left to want it: it is given back when the channel closes.
-                            self._place.move(stream)
-                            await anyio.sleep_forever()
-                        self._messages += 1
-                        self._place.passed(batch[0])
-                        self._fanout.dispatch(batch[0], self._index, agreed, live=True)
-                        batch.popleft()
-                        if self._fanout.load.tight():
-                            self._place.move(stream)
-                            await self._fanout.load.room()
-                finally:
-                    self._place.move(stream)
-                    self._fanout.give_back(batch)
-                self._place.take_over(stream)
-                # A stream whose next batch is ready at once must not keep the loop for itself.
-                await asyncio.sleep(0)
-
-    async def _wait_until_wanted(self) -> None:
+    async def _until_wanted(self) -> None:
         """A queue is not asked for messages while nobody here wants any: others may. It is asked for copies."""
         while not (self.source.replayable or len(self._index) or self.lingers or (self._members and len(self._owed))):
             self._wanted.clear()

@@ -3,6 +3,7 @@
 Flow::
 
     ask (callables, may take time) -> dispatch: index -> hand_out -> groups ... answered -> settler -> broker
+    pass_over (what a log has that nobody wants)
 
 Invariants:
 
@@ -32,12 +33,15 @@ from event_triggers.owed import Owed
 from event_triggers.settling import Settler
 from event_triggers.sources.base import Outcome, Source
 from event_triggers.subscription import Delivery, Entry, Handout, Responder, Subscription
+from event_triggers.unread import Unread
 
 __all__ = ["MOST_REMEMBERED", "Fanout"]
 
 MOST_REMEMBERED = 10_000
 """How many recorded messages of one channel are known again when their queue delivers them once more."""
 
+_MOST_AT_ONCE = 500
+"""How many messages are passed over before others may run."""
 _UNREADABLE_SHOWN = 20
 """How many unreadable messages of one channel are logged one by one."""
 
@@ -86,6 +90,17 @@ class Fanout:
         if self._is_queue and message.id in self._acknowledged and not message.stored:
             return []
         return await index.agreeing(message, self._callables)
+
+    def pass_over(self, batch: Unread, index: InterestIndex, begin: int, end: int) -> int:
+        """Go over messages of a log that nobody wants; gives the place of the first that is to be dispatched.
+
+        Not over more of them than take some milliseconds. Those are seen to, as far as they need be.
+        """
+        wanted = index.first_wanted(batch.bodies, begin, min(end, begin + _MOST_AT_ONCE))
+        index.seen += wanted - begin
+        if wanted > begin:
+            self.misses.passed_over(batch, begin, wanted)
+        return wanted
 
     def dispatch(self, message: Message, index: InterestIndex, agreed: Sequence[Entry], *, live: bool) -> None:
         """Hand a message out to the entries that want it, or give it back when there are none.

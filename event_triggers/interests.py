@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import anyio
 
@@ -59,6 +59,10 @@ class InterestIndex:
         if self._everything:
             found = [*self._everything, *found]
         return [entry for entry in found if _wants(entry, message)] if found else found
+
+    def first_wanted(self, bodies: Sequence[bytes | None], begin: int, end: int) -> int:
+        """The place of the first of these bodies that must be looked at as a message; ``end`` when none must."""
+        return begin if self._everything or self.asks else self._patterns.first_wanted(bodies, begin, end)
 
     async def agreeing(self, message: Message, callables: Callables) -> list[Entry]:
         """The entries whose callables want this message.

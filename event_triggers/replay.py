@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -31,6 +32,7 @@ from event_triggers.interests import InterestIndex
 from event_triggers.message import Message
 from event_triggers.sources.base import LogStream, Opening, Position, Source
 from event_triggers.subscription import Entry, Subscription
+from event_triggers.unread import Unread
 
 __all__ = ["BEGINNING", "Replays", "Round", "now_live", "resumed", "since_of", "tell_lost"]
 
@@ -116,16 +118,30 @@ class Round:
             while not self.over(stream):
                 batch = await next_batch(batches, source)
                 self._dispatching = True
-                for message in batch:
-                    if self.covers(message):
-                        agreed = await fanout.ask(message, self.index) if self.index.asks else ()
-                        fanout.dispatch(message, self.index, agreed, live=False)
+                at = 0
+                while at < len(batch):
+                    at = await self._go_on(batch, at, fanout)
                     if fanout.load.tight():
                         await fanout.load.room()
                 # A batch that is not dispatched to its end comes again; entries know what they have taken.
                 self.position.update(stream.position())
                 self._dispatching = False
                 await asyncio.sleep(0)
+
+    async def _go_on(self, batch: Sequence[Message], at: int, fanout: Fanout) -> int:
+        """Dispatch the message at this place, or pass over some that nobody wants; gives the next place."""
+        message = batch[at]
+        if not self.covers(message):
+            return at + 1
+        if isinstance(batch, Unread):
+            end = batch.ends[bisect_right(batch.ends, at)]
+            if self.covers(batch[end - 1]):
+                wanted = fanout.pass_over(batch, self.index, at, end)
+                if wanted > at:
+                    return wanted
+        agreed = await fanout.ask(message, self.index) if self.index.asks else ()
+        fanout.dispatch(message, self.index, agreed, live=False)
+        return at + 1
 
     async def _look(self, stream: LogStream, opening: Opening, scope: anyio.CancelScope) -> None:
         while not self.over(stream):

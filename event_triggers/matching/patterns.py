@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from event_triggers.matching.decoding import decoded
 from event_triggers.matching.envelope import envelopes, hinges_on_body
@@ -15,6 +17,7 @@ from event_triggers.message import UNDECODABLE, Message
 __all__ = ["PatternIndex"]
 
 Token = TypeVar("Token", bound=Hashable)
+_decode: Any = msgspec.json.Decoder().decode
 
 
 class PatternIndex(Generic[Token]):
@@ -73,6 +76,25 @@ class PatternIndex(Generic[Token]):
             if body.__class__ is dict:
                 return self._of_body.find(body)
         return list(dict.fromkeys(self._every(decoded(document))))
+
+    def first_wanted(self, bodies: Sequence[bytes | None], begin: int, end: int) -> int:
+        """The place of the first of these bodies that some pattern may match; ``end`` when none does.
+
+        One that is no JSON object counts, and where patterns are about more than the body, so does every one.
+        """
+        if self.empty:
+            return end
+        if not self._plain:
+            return begin
+        find = self._of_body.find
+        for place in range(begin, end):
+            try:
+                document = _decode(bodies[place])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+                return place
+            if document.__class__ is not dict or find(document):
+                return place
+        return end
 
     def _every(self, document: Any) -> Iterator[Token]:
         body = document.document if isinstance(document, Message) else document

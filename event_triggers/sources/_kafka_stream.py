@@ -27,12 +27,13 @@ import base64
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from event_triggers.clock import Clock
 from event_triggers.errors import StreamError
 from event_triggers.message import Message
 from event_triggers.sources._kafka_client import KafkaClient, OffsetsGone, Partition
+from event_triggers.sources._kafka_records import KafkaRecords, RecordPlace
 from event_triggers.sources._kafka_silence import Silence
 from event_triggers.sources.base import LogStream, Position
 from event_triggers.text import plain_logger
@@ -50,16 +51,6 @@ _GONE_AFTER: Final = 5.0
 _SLACK: Final = 5.0
 """Seconds beyond a request's time limit in which aiokafka may connect again by itself."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_LATEST: Final = datetime.max.replace(tzinfo=timezone.utc)
-
-
-class _Place(NamedTuple):
-    """What all messages of an assigned partition have in common."""
-
-    topic: str
-    partition: str
-    before_offset_in_position: str
-    before_offset_in_id: str
 
 
 class _Offset(int):
@@ -97,11 +88,13 @@ class KafkaStream(LogStream):
         """Where partitions began when that was last asked; logs only lose their beginnings."""
         self._firsts: dict[Partition, int] = {}
         """Where partitions began when a moment was last looked up."""
-        self._places: dict[Partition, _Place] = {}
+        self._places: dict[Partition, RecordPlace] = {}
         self._generation = -1
         self._ids: dict[str, bytes] = {}
         self._former_ids: set[bytes] = set()
         self._missing: dict[str, float] = {}
+        self._headless: set[str] = set()
+        """Partitions that wait for a leader to say where they begin."""
         self._incomplete = False
         self._looked = clock.monotonic()
         self._noted = clock.monotonic()
@@ -149,7 +142,7 @@ class KafkaStream(LogStream):
                 await self._follow()
             self._look_again()
             records = await self._fetch()
-            messages = self._messages(records)
+            messages = KafkaRecords([(self._places[partition], batch) for partition, batch in records.items()])
             moved = await self._move(records)
             if messages or moved:
                 yield messages
@@ -206,7 +199,8 @@ class KafkaStream(LogStream):
         existing = {one for topic in self._topics for one in self._client.partitions(topic)}
         # Where a partition begins can only be asked of its leader; it comes with later metadata.
         ready = {one for one in existing if _name(one) in self._next or self._client.has_leader(one)}
-        self._incomplete = bool(self._missing) or ready != existing
+        self._headless = {_name(one) for one in existing - ready}
+        self._incomplete = bool(self._missing) or bool(self._headless)
         kept = self._places.keys() & existing
         if ready - kept or self._places.keys() - kept:
             await self._assign(ready | kept)
@@ -226,12 +220,12 @@ class KafkaStream(LogStream):
         for one, offset in (await self._client.beginnings(partitions)).items():
             self._oldest[_name(one)] = offset
 
-    def _place(self, partition: Partition) -> _Place:
+    def _place(self, partition: Partition) -> RecordPlace:
         topic, number = partition
         shown = _name(partition) if len(self._topics) > 1 else str(number)
         identity = self._ids.get(topic)
         written = "" if identity is None else f"/{base64.urlsafe_b64encode(identity).decode().rstrip('=')}"
-        return _Place(topic, _name(partition), f"{shown}@", f"{topic}{written}:{number}:")
+        return RecordPlace(topic, _name(partition), f"{shown}@", f"{topic}{written}:{number}:")
 
     def _note_topic(self, topic: str) -> None:
         now = self._clock.monotonic()
@@ -290,40 +284,9 @@ class KafkaStream(LogStream):
         if not records:
             # Only time spent waiting counts: while nobody pulls, nobody need answer.
             signs = {_name(one): self._client.heard(one) for one in self._places} or {"": self._client.generation}
+            signs.update(dict.fromkeys(self._headless))
             self._silence.listen(signs, self._clock.monotonic() - began)
         return records
-
-    def _messages(self, records: Mapping[Any, Sequence[Any]]) -> list[Message]:
-        messages: list[Message] = []
-        add = messages.append
-        milliseconds, stamp = -1, None
-        for partition, batch in records.items():
-            topic, name, position, identity = self._places[partition]
-            for record in batch:
-                if record.timestamp != milliseconds:
-                    milliseconds = record.timestamp
-                    stamp = _moment(milliseconds)
-                offset = record.offset
-                place = str(offset)
-                headers = record.headers
-                if headers:
-                    headers = _without_null(headers)
-                # By position: this is where most of the time per message goes.
-                add(
-                    Message(
-                        "kafka",
-                        topic,
-                        position + place,
-                        identity + place,
-                        record.value,
-                        record.key,
-                        headers,
-                        stamp,
-                        name,
-                        offset,
-                    )
-                )
-        return messages
 
     async def _move(self, records: Mapping[Any, Sequence[Any]]) -> bool:
         """Move the position behind what was fetched. Nothing is waited for: the offsets are at hand."""
@@ -379,21 +342,3 @@ def _name(partition: Partition) -> str:
 def _topic_of(name: str) -> str:
     """The topic of a partition that :func:`_name` has named."""
     return name.rpartition("-")[0]
-
-
-def _without_null(headers: tuple[tuple[str, bytes | None], ...]) -> tuple[tuple[str, bytes], ...]:
-    """A header without a value has an empty one."""
-    for _, value in headers:
-        if value is None:
-            return tuple((name, value or b"") for name, value in headers)
-    return headers  # type: ignore[return-value]
-
-
-def _moment(milliseconds: int) -> datetime | None:
-    """Kafka's stamp; ``None`` when there is none. Producers write any number: what is no date becomes the last date."""
-    if milliseconds < 0:
-        return None
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
-    except (ValueError, OverflowError, OSError):
-        return _LATEST

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import anyio.to_thread
 import pytest
@@ -157,15 +159,22 @@ async def test_leader_that_fails(request: pytest.FixtureRequest, caplog: pytest.
                 await client.send_and_wait("single", b"again", partition=partition)
             assert set(await single.bodies(len(left))) == {b"again"}
             pulling = asyncio.create_task(single.bodies(1))
-            line = await until_told(caplog, f"no broker answers for partition single-{lost}", patience=120)
-            assert "its messages have to wait" in line
-            assert not pulling.done()
-            # The end of that partition is not known now, so whoever wants to begin there has to wait.
-            with pytest.raises(StreamError, match=rf"no broker leads .*single-{lost}"):
-                async with sources[1].open(opening):
-                    pass
-            await asyncio.to_thread(cluster.nodes[leaders[lost] - 1].start)
-            await client.send_and_wait("single", b"back", partition=lost)
+            # Who has read nothing of it yet cannot know where it begins, and reads the others meanwhile.
+            heard: list[str] = []
+            anew = replace(opening, start={}, tell=lambda _, text, *values: heard.append(text % values))
+            async with reading(sources[1], anew, patience=90) as other:
+                everything = asyncio.create_task(other.bodies(3 + len(left) + 1))
+                line = await until_told(caplog, f"no broker answers for partition single-{lost}", patience=120)
+                assert "its messages have to wait" in line
+                await eventually(lambda: any(f"for partition single-{lost}" in one for one in heard), patience=90)
+                assert not pulling.done()
+                # The end of that partition is not known now, so whoever wants to begin there has to wait.
+                with pytest.raises(StreamError, match=rf"no broker leads .*single-{lost}"):
+                    async with sources[1].open(opening):
+                        pass
+                await asyncio.to_thread(cluster.nodes[leaders[lost] - 1].start)
+                await client.send_and_wait("single", b"back", partition=lost)
+                assert Counter(await everything) == Counter([b"0", b"1", b"2", b"back", *[b"again"] * len(left)])
             assert await pulling == [b"back"]
             deliveries = await take(group, 6 + 3 + len(left) + 1)
             assert [one.message.body for one in deliveries].count(b"back") == 1

@@ -15,6 +15,7 @@ from event_triggers.errors import StreamError
 from event_triggers.message import Message
 from event_triggers.sources.base import LogStream, Opening, Position, Settlement, Source, Stream
 from event_triggers.testing import MemoryLog, MemoryQueue
+from tests.unit.hub_kit import UnreadMessages
 
 __all__ = ["HOW", "WHERE", "Faults", "FaultyLog", "FaultyQueue"]
 
@@ -29,6 +30,8 @@ class Faults:
 
     def __init__(self) -> None:
         Faults.current = self
+        self.unread = False
+        """Whether logs yield what they have read as batches whose messages are made when they are wanted."""
         self.redelivery = 0.0
         """Seconds within which queues say that a copy comes of what they were not told of."""
         self.wrong: list[str] = []
@@ -118,7 +121,7 @@ class _FaultyStream(Stream):
                 if self._session is not None:
                     for message in batch:
                         self._faults.delivered(self._session, message)
-                yield batch
+                yield UnreadMessages(batch) if self._faults.unread else batch
                 try:
                     async with self._faults.at("pull"):
                         pass

@@ -81,9 +81,10 @@ class LogMachine(RuleBasedStateMachine):
         """How many messages had been sent, at most, when an event of a group was live."""
         self.hasty = False
 
-    @initialize(partitions=st.integers(1, 3), hasty=st.booleans(), interests=interests())
-    def begin(self, partitions: int, hasty: bool, interests: list[Interest]) -> None:
+    @initialize(partitions=st.integers(1, 3), hasty=st.booleans(), unread=st.booleans(), interests=interests())
+    def begin(self, partitions: int, hasty: bool, unread: bool, interests: list[Interest]) -> None:
         self.hasty = hasty
+        self.model.faults.unread = unread
         self.model.broker.partitions("log", partitions)
         self.subscribe(interests)
 

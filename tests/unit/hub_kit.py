@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import accumulate, groupby
 from typing import Any, ClassVar, TypeVar
 
 import anyio
@@ -26,6 +28,7 @@ from event_triggers.sources.base import (
 from event_triggers.statistics import ChannelStatistics
 from event_triggers.subscription import Delivery, Interest, Subscription
 from event_triggers.testing import ManualClock, MemoryBroker, MemoryLog, MemoryQueue
+from event_triggers.unread import Unread
 
 __all__ = [
     "LOG",
@@ -34,6 +37,8 @@ __all__ = [
     "ScriptLog",
     "ScriptQueue",
     "ScriptStream",
+    "UnreadLog",
+    "UnreadMessages",
     "idle",
     "names",
     "numbers",
@@ -84,6 +89,50 @@ def names(deliveries: Sequence[Delivery]) -> list[tuple[str, ...]]:
 
 async def _no_connection(conn_id: str) -> BrokerConnection:
     raise ConnectionMissingError(conn_id)
+
+
+class UnreadMessages(Unread):
+    """A batch whose messages, as far as the hub can tell, are not made yet; those of a partition stand together."""
+
+    def __init__(self, batch: Sequence[Message]) -> None:
+        self._messages = sorted(batch, key=lambda message: message.partition)
+        runs = groupby(self._messages, key=lambda message: message.partition)
+        super().__init__([one.body for one in self._messages], list(accumulate(len(list(run)) for _, run in runs)))
+
+    def message(self, place: int) -> Message:
+        return self._messages[place]
+
+    def part(self, begin: int, end: int) -> UnreadMessages:
+        return UnreadMessages(self._messages[begin:end])
+
+
+class _UnreadLogStream(LogStream):
+    def __init__(self, inner: LogStream) -> None:
+        self._inner = inner
+
+    def position(self) -> Position:
+        return self._inner.position()
+
+    async def locate(self, since: datetime) -> Position:
+        return await self._inner.locate(since)
+
+    async def watch(self, source: Source) -> None:
+        await self._inner.watch(source)
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[Message]]:
+        async for batch in self._inner:
+            yield UnreadMessages(batch)
+
+
+@dataclass(frozen=True)
+class UnreadLog(MemoryLog):
+    """A log that yields batches of :class:`UnreadMessages`."""
+
+    @asynccontextmanager
+    async def open(self, opening: Opening) -> AsyncIterator[Stream]:
+        async with super().open(opening) as inner:
+            assert isinstance(inner, LogStream)
+            yield _UnreadLogStream(inner)
 
 
 class Kit:
@@ -222,7 +271,8 @@ class ScriptStream(LogStream):
                 return
             if isinstance(item, BaseException):
                 raise item
-            for message in item:
+            ends = [item[end - 1] for _, end in item.runs()] if isinstance(item, Unread) else item
+            for message in ends:
                 self.place[message.partition] = message.offset + 1
             yield item
 

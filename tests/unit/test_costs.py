@@ -16,11 +16,14 @@ from benchmarks.memory import memory_per_group
 from event_triggers import message
 from event_triggers.matching import PatternIndex
 from event_triggers.message import Message
-from tests.unit.hub_kit import Kit, ScriptLog, idle, soon, want
+from tests.unit.hub_kit import Kit, ScriptLog, UnreadMessages, idle, soon, want
 from tests.unit.wait_kit import WaitKit, from_log
 
 _BATCH = 100
 _MOST_CALLS_PER_MESSAGE = 17
+_READ_AT_ONCE = 500
+_MOST_CALLS_PER_UNREAD_MESSAGE = 2
+"""Of a batch whose messages are made only when somebody wants them, as Kafka's are."""
 _MOST_TASKS_PER_GROUP = 3
 _MOST_BYTES_PER_GROUP = 40 * 1024
 
@@ -52,12 +55,15 @@ def _message(number: int) -> Message:
     return Message("script", "script", f"0@{number}", f"0@{number}", body, partition="0", offset=number)
 
 
-async def _calls(kit: Kit, source: ScriptLog, first: int, *names: str) -> _Calls:
+async def _calls(kit: Kit, source: ScriptLog, first: int, *names: str, unread: int = 0) -> _Calls:
     """What a batch of messages that match nothing costs, beside what each batch costs."""
+    numbers = range(first, first + (unread or _BATCH))
+    messages = [_message(number) for number in numbers]
+    batch = UnreadMessages(messages) if unread else messages
     with _Calls(*names) as calls:
-        source.stream.feed.put_nowait([_message(number) for number in range(first, first + _BATCH)])
+        source.stream.feed.put_nowait(batch)
         await idle()
-    assert kit.channel.messages == first + _BATCH
+    assert kit.channel.messages == numbers.stop
     return calls
 
 
@@ -81,6 +87,19 @@ async def test_a_message_that_nobody_wants(kit: Kit, monkeypatch: pytest.MonkeyP
         assert calls.of["counted_decode"] == _BATCH, "decoded once each, however many wait"
         assert calls.of["create_task"] == 0
         assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("waiting", [1, 500])
+async def test_a_message_that_nobody_wants_need_not_be_made(kit: Kit, waiting: int) -> None:
+    source = ScriptLog()
+    interests = [want(source, f"event_{n}", pattern={"table": [f"t_{n}"], "day": ["a day"]}) for n in range(waiting)]
+    async with kit.group(*interests):
+        await _calls(kit, source, 0, unread=_READ_AT_ONCE)
+        with _Calls() as nothing:
+            await idle()
+        calls = await _calls(kit, source, _READ_AT_ONCE, "message", unread=_READ_AT_ONCE)
+        assert (calls.all - nothing.all) / _READ_AT_ONCE < _MOST_CALLS_PER_UNREAD_MESSAGE
+        assert calls.of["message"] <= 3, "but for the beginning and the end of each partition"
 
 
 async def test_tasks_of_a_waiting_group(waits: WaitKit) -> None:

@@ -13,7 +13,7 @@ from event_triggers.errors import StreamError
 from event_triggers.message import Message
 from event_triggers.sources.base import Opening
 from event_triggers.testing import MemoryLog
-from tests.unit.hub_kit import LOG, Kit, ScriptLog, idle, names, numbers, scripted, soon, until, want
+from tests.unit.hub_kit import LOG, Kit, ScriptLog, UnreadLog, idle, names, numbers, scripted, soon, until, want
 
 
 async def test_without_since_a_group_sees_what_comes_after_it(kit: Kit) -> None:
@@ -289,3 +289,24 @@ async def test_a_long_batch_lets_others_run(kit: Kit, monkeypatch: pytest.Monkey
         source.stream.feed.put_nowait([scripted(n) for n in range(3)])
         assert numbers(await soon(group.receive())) == [0]
         assert numbers(await kit.take(group, 2)) == [1, 2]
+
+
+async def test_who_comes_in_the_middle_of_a_batch_gets_what_was_passed_over(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one partition all is passed over; the first message of the other one must be answered before the next."""
+    monkeypatch.setattr(load, "MOST_UNANSWERED", 1)
+    log = UnreadLog("log")
+    kit.broker.partitions("log", 2)
+    async with kit.group(want(log, pattern={"n": [10, 11]}, count=2), name="early") as early:
+        kit.publish(1, 2, to=log, partition=0)
+        kit.publish(10, 11, to=log, partition=1)
+        (first,) = await kit.take(early, 1)
+        wanted = want(log, pattern={"n": [1, 10, 11]}, count=9, since=kit.start)
+        async with kit.group(wanted, name="late", live=False) as late:
+            await idle()
+            async with kit.collecting(early, late) as collected:
+                first.accept()
+                await until(lambda: len(collected[0]) == 1 and len(collected[1]) == 3)
+    assert collected[0] == [11]
+    assert sorted(collected[1]) == [1, 10, 11]
