@@ -21,7 +21,8 @@ from event_triggers.errors import AirflowApiError
 from event_triggers.flag import Flag
 from event_triggers.ledger import Arrival, Book, GroupRef, Received, over_round
 from event_triggers.marking import Mark
-from event_triggers.marks import FACTS_KEY
+from event_triggers.marking_route import RouteRefused
+from event_triggers.marks import FACTS_KEY, GroupMarkers
 from event_triggers.patience import ASK_AGAIN, Patience
 from event_triggers.xcoms import MarkerKey
 
@@ -86,9 +87,21 @@ class AirflowBook(Book):
         self._patience.say(f"marks made by hand are not seen, because {error}", "look", level=logging.WARNING)
 
     async def _own_markers(self) -> dict[str, dict[str, Any]]:
-        rows = await self._desk.markers(self._group.dag_id, self._group.run_id)
-        found = {row["task_id"]: row for row in rows if row["map_index"] == self._group.map_index}
+        found = await self._over_the_route()
+        if found is None:
+            rows = await self._desk.markers(self._group.dag_id, self._group.run_id)
+            found = {row["task_id"]: row for row in rows if row["map_index"] == self._group.map_index}
         return {event: found[task_id] for event, task_id in self._markers.items() if task_id in found}
+
+    async def _over_the_route(self) -> dict[str, dict[str, Any]] | None:
+        """The markers by their task ids; ``None`` where the public API must be asked."""
+        group = self._group
+        asked = GroupMarkers(group.dag_id, group.run_id, list(self._markers.values()), group.map_index)
+        try:
+            found = await self._desk.reader.read(asked)
+        except RouteRefused:
+            return None
+        return {one.task_id: {"id": one.id, "state": one.state} for one in found}
 
     def changed(self, states: Mapping[str, str]) -> None:
         """Take in what a look has shown."""

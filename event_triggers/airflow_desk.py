@@ -10,14 +10,15 @@ from weakref import WeakValueDictionary
 
 from event_triggers.airflow_api import AirflowApi, path_of
 from event_triggers.clock import Clock
+from event_triggers.marker_reader import MarkerReader
 from event_triggers.marking import MarkingLine
 from event_triggers.marking_route import MarkingRoute
+from event_triggers.marks import MARKER_OPERATOR
 from event_triggers.xcoms import MarkerKey, XComs
 
-__all__ = ["END_STATES", "MARKER_OPERATOR", "PAGE", "Desk", "TooManyError"]
+__all__ = ["END_STATES", "PAGE", "Desk", "TooManyError"]
 
 END_STATES = ("success", "failed", "skipped", "removed")
-MARKER_OPERATOR = "EventMarker"
 PAGE = 100
 """As many task instances as Airflow gives at once."""
 
@@ -37,6 +38,7 @@ class Desk:
     api: AirflowApi
     marks: MarkingLine
     route: MarkingRoute
+    reader: MarkerReader
     xcoms: XComs
     clock: Clock
     _locks: WeakValueDictionary[MarkerKey, asyncio.Lock] = field(default_factory=WeakValueDictionary)

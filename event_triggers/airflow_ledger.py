@@ -27,6 +27,7 @@ from event_triggers.airflow_desk import END_STATES, PAGE, Desk, TooManyError
 from event_triggers.clock import Clock, SystemClock
 from event_triggers.errors import AirflowApiError, ConfigurationError
 from event_triggers.ledger import Book, GroupRef, Ledger
+from event_triggers.marker_reader import MarkerReader
 from event_triggers.marking import WORKERS, MarkingLine
 from event_triggers.marking_route import WORKERS as ROUTE_WORKERS
 from event_triggers.marking_route import MarkingRoute
@@ -161,7 +162,7 @@ class _Session:
         xcoms = XComs(api, over_rest=version >= (3, 2))
         route = MarkingRoute(api, clock)
         await route.find()
-        session = cls(Desk(api, marks, route, xcoms, clock), books)
+        session = cls(Desk(api, marks, route, MarkerReader(api, route), xcoms, clock), books)
         # An empty context: the session outlives the group that happens to start it, and must not log in its name.
         create = asyncio.get_running_loop().create_task
         session._task = contextvars.Context().run(create, session._run(), name="event_triggers: ledger")
@@ -179,6 +180,7 @@ class _Session:
                 group.start_soon(self.desk.marks.work, name=f"event_triggers: marks {number}")
             for number in range(ROUTE_WORKERS):
                 group.start_soon(self.desk.route.work, name=f"event_triggers: marking route {number}")
+            group.start_soon(self.desk.reader.work, name="event_triggers: markers")
             group.start_soon(self._look, name="event_triggers: marks made by hand")
 
     # ------------------------------------------------------------------ marks made by hand

@@ -69,6 +69,8 @@ class MarkingRoute:
         self._look_at = float("-inf")
         self.there = False
         """Whether marks are to go this way."""
+        self.reads = False
+        """Whether markers can be read this way, too."""
         self.why_not = ""
 
     async def find(self) -> bool:
@@ -129,8 +131,10 @@ class MarkingRoute:
         if isinstance(answer, str):
             self.why_not = f"the API server does not have the marking route ({answer})"
         else:
-            protocol = _protocol_of(answer)
+            about = _about(answer)
+            protocol = None if about is None else about.protocol
             self.there = protocol == PROTOCOL
+            self.reads = about is not None and about.reads
             self.why_not = f"the API server's marking route speaks protocol {protocol}, and this triggerer {PROTOCOL}"
         if self.there and before:
             self._api.tell(logging.INFO, self.way)
@@ -188,9 +192,9 @@ class MarkingRoute:
         _refuse(taken, str(error))
 
 
-def _protocol_of(document: object) -> int | None:
+def _about(document: object) -> About | None:
     try:
-        return msgspec.convert(document, About).protocol
+        return msgspec.convert(document, About)
     except msgspec.ValidationError:
         return None
 

@@ -4,6 +4,8 @@ The client (:mod:`event_triggers.marking_route`) runs in triggerers, the route (
 API servers, and either may be of another release. So each says its :data:`PROTOCOL`, and they speak only when it is the
 same; otherwise the public REST API is used.
 
+Beside it, the states of many groups' markers are read at once (:data:`MARKERS_PATH`).
+
 A mark names one task instance. It brings messages to be recorded (:attr:`Mark.messages`), or a state. Everything that
 is asked has the same effect twice as once.
 """
@@ -16,16 +18,24 @@ import msgspec
 
 __all__ = [
     "FACTS_KEY",
+    "MARKERS_PATH",
+    "MARKER_OPERATOR",
     "MARKS_PATH",
     "MOST_BYTES",
+    "MOST_GROUPS",
     "MOST_MARKS",
     "PAYLOAD_KEY",
     "PROTOCOL",
     "About",
     "Answer",
     "Answers",
+    "FoundMarkers",
+    "GroupMarkers",
     "Mark",
     "MarkRequest",
+    "MarkerState",
+    "MarkersAnswer",
+    "MarkersRequest",
     "RunMarks",
     "SentMessage",
     "series_key",
@@ -34,6 +44,10 @@ __all__ = [
 PROTOCOL = 1
 """Raised by every change that the other side would misunderstand."""
 MARKS_PATH = "/event-triggers/marks"
+MARKERS_PATH = "/event-triggers/markers"
+MARKER_OPERATOR = "EventMarker"
+MOST_GROUPS = 200
+"""Groups whose markers are asked for in one request."""
 MOST_MARKS = 500
 """Marks in one request."""
 MOST_BYTES = 16 * 1024 * 1024
@@ -114,8 +128,51 @@ class Answers(msgspec.Struct):
     runs: list[list[Answer]]
 
 
+class GroupMarkers(msgspec.Struct, omit_defaults=True):
+    """Some markers of one run."""
+
+    dag_id: str
+    run_id: str
+    task_ids: list[str]
+    map_index: int = -1
+
+
+class MarkersRequest(msgspec.Struct):
+    """What is posted to :data:`MARKERS_PATH`."""
+
+    protocol: int
+    groups: list[GroupMarkers]
+
+
+class MarkerState(msgspec.Struct, array_like=True):
+    """A marker's task instance: its id changes when it is cleared."""
+
+    task_id: str
+    id: str
+    state: str | None
+
+
+class FoundMarkers(msgspec.Struct, omit_defaults=True):
+    """The markers that there are of those that were asked for, or a refusal as the public API would make it."""
+
+    markers: list[MarkerState] = []
+    status: int = 200
+    detail: str = ""
+
+
+class MarkersAnswer(msgspec.Struct):
+    """The answers of a request, in the order of what was asked."""
+
+    protocol: int
+    groups: list[FoundMarkers]
+
+
 class About(msgspec.Struct):
-    """What ``GET`` of :data:`MARKS_PATH` answers."""
+    """What ``GET`` of :data:`MARKS_PATH` answers.
+
+    ``reads`` says whether there is :data:`MARKERS_PATH`; releases that did not have it speak the same protocol.
+    """
 
     protocol: int
     version: str = ""
+    reads: bool = False

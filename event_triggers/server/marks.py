@@ -1,4 +1,4 @@
-"""The marking route: many arrivals of many runs in one request, straight into Airflow's database.
+"""The marking route: many arrivals of many runs in one request, straight into Airflow's database, and states out of it.
 
 Flow: Airflow's own check of the token says who asks; the body is read up to a limit; the marks are made in a thread
 (:mod:`event_triggers.server.batches`), one request at a time and those that come meanwhile after it. What is asked and
@@ -21,8 +21,19 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from event_triggers import __version__
 from event_triggers.garbage import calm_collector
-from event_triggers.marks import MOST_BYTES, MOST_MARKS, PROTOCOL, About, Answers, MarkRequest
+from event_triggers.marks import (
+    MOST_BYTES,
+    MOST_GROUPS,
+    MOST_MARKS,
+    PROTOCOL,
+    About,
+    Answers,
+    MarkersAnswer,
+    MarkersRequest,
+    MarkRequest,
+)
 from event_triggers.server.batches import DatabaseAway, write_batch
+from event_triggers.server.reading import read_markers
 from event_triggers.text import plain_logger, shown
 
 __all__ = ["router"]
@@ -30,7 +41,8 @@ __all__ = ["router"]
 log = plain_logger(__name__)
 
 router = APIRouter(tags=["marks"])
-_decoder = msgspec.json.Decoder(MarkRequest)
+_marks = msgspec.json.Decoder(MarkRequest)
+_markers = msgspec.json.Decoder(MarkersRequest)
 _encoder = msgspec.json.Encoder()
 _THREADS = 1
 
@@ -43,13 +55,15 @@ def _limiter() -> anyio.CapacityLimiter:
 @router.get("/marks")
 def about() -> Response:
     """Which protocol the route speaks."""
-    return _json(About(PROTOCOL, __version__))
+    return _json(About(PROTOCOL, __version__, reads=True))
 
 
 @router.post("/marks")
 async def mark(request: Request, user: Annotated[Any, Depends(get_user)]) -> Response:
     """Make marks; answers each of them."""
-    asked = _read(await _body(request))
+    asked: MarkRequest = _read(await _body(request), _marks)
+    if sum(len(run.marks) for run in asked.runs) > MOST_MARKS:
+        raise HTTPException(413, f"a request may have {MOST_MARKS} marks at most")
     try:
         runs = await anyio.to_thread.run_sync(write_batch, asked.runs, user, limiter=_limiter())
     except DatabaseAway as error:
@@ -57,6 +71,20 @@ async def mark(request: Request, user: Annotated[Any, Depends(get_user)]) -> Res
         raise HTTPException(503, "Airflow's database does not answer") from error
     calm_collector()
     return _json(Answers(PROTOCOL, runs))
+
+
+@router.post("/markers")
+async def markers(request: Request, user: Annotated[Any, Depends(get_user)]) -> Response:
+    """Which states the markers of many groups are in."""
+    asked: MarkersRequest = _read(await _body(request), _markers)
+    if len(asked.groups) > MOST_GROUPS:
+        raise HTTPException(413, f"a request may name {MOST_GROUPS} groups at most")
+    try:
+        groups = await anyio.to_thread.run_sync(read_markers, asked.groups, user, limiter=_limiter())
+    except DatabaseAway as error:
+        log.warning("markers could not be read, Airflow's database does not answer: %s", error)
+        raise HTTPException(503, "Airflow's database does not answer") from error
+    return _json(MarkersAnswer(PROTOCOL, groups))
 
 
 async def _body(request: Request) -> bytes:
@@ -68,15 +96,13 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _read(body: bytes) -> MarkRequest:
+def _read(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
     try:
-        asked = _decoder.decode(body)
+        asked = decoder.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise HTTPException(422, f"this is no request for marks: {shown(str(error), 200)}") from error
+        raise HTTPException(422, f"this is no request of that kind: {shown(str(error), 200)}") from error
     if asked.protocol != PROTOCOL:
         raise HTTPException(409, f"this API server speaks protocol {PROTOCOL}, not {asked.protocol}")
-    if sum(len(run.marks) for run in asked.runs) > MOST_MARKS:
-        raise HTTPException(413, f"a request may have {MOST_MARKS} marks at most")
     return asked
 
 

@@ -16,7 +16,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from event_triggers.marks import MARKS_PATH, MOST_BYTES, MOST_MARKS, PROTOCOL
+from event_triggers.marks import MARKERS_PATH, MARKS_PATH, MOST_BYTES, MOST_GROUPS, MOST_MARKS, PROTOCOL
 from tests.server.kit import DAG_ID, MARKERS, Server
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -219,6 +219,65 @@ async def test_requests_are_bounded(client: httpx.AsyncClient) -> None:
     for status, of_status in bodies.items():
         for body in of_status:
             assert (await client.post(MARKS_PATH, content=body)).status_code == status, body[:60]
+
+
+async def read(client: httpx.AsyncClient, *groups: dict[str, Any]) -> Any:
+    answer = await client.post(MARKERS_PATH, json={"protocol": PROTOCOL, "groups": list(groups)})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["groups"]
+
+
+async def test_the_markers_of_many_groups_are_read_at_once(server: Server, client: httpx.AsyncClient) -> None:
+    first, second, mapped = (server.database.new_run(map_indexes=count) for count in (0, 0, 2))
+    await post(client, first, mark("orders", message("a")))
+    groups: list[dict[str, Any]] = [
+        {"dag_id": DAG_ID, "run_id": first, "task_ids": ["orders", "shifts", "wait", "nothing"]},
+        {"dag_id": DAG_ID, "run_id": second, "task_ids": ["stock"]},
+        {"dag_id": DAG_ID, "run_id": mapped, "task_ids": ["stock"], "map_index": 1},
+        {"dag_id": DAG_ID, "run_id": "no run", "task_ids": ["stock"]},
+    ]
+    found = await read(client, *groups)
+    states = {run: server.database.task(run, "stock", index) for run, index in ((second, -1), (mapped, 1))}
+    orders, shifts = (server.database.task(first, task_id) for task_id in ("orders", "shifts"))
+    # The sensor is no marker.
+    assert found[0] == {"markers": [["orders", orders.id, "success"], ["shifts", shifts.id, None]]}
+    assert found[1:3] == [{"markers": [["stock", one.id, None]]} for one in states.values()]
+    assert found[3] == {}
+
+
+async def test_who_may_not_read_a_dag_is_refused_for_it_alone(
+    server: Server, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the edge: Airflow's simple auth manager knows no rights on single DAGs, so its answer is changed for one."""
+    from airflow.api_fastapi.app import get_auth_manager
+
+    run = server.database.new_run()
+    group = {"dag_id": DAG_ID, "run_id": run, "task_ids": ["stock"]}
+    async with server.client(None) as nobody:
+        document = {"protocol": PROTOCOL, "groups": [group]}
+        assert (await nobody.post(MARKERS_PATH, json=document)).status_code == 401
+    async with server.client("looker") as looker:
+        assert len((await read(looker, group))[0]["markers"]) == 1
+    manager = type(get_auth_manager())
+    allowed = manager.is_authorized_dag
+
+    def but_one(self: Any, *, details: Any = None, **rights: Any) -> bool:
+        return details.id != "theirs" and bool(allowed(self, details=details, **rights))
+
+    monkeypatch.setattr(manager, "is_authorized_dag", but_one)
+    theirs, ours = await read(client, {**group, "dag_id": "theirs"}, group)
+    assert (theirs["status"], theirs["detail"]) == (403, "Forbidden: read task instances of DAG 'theirs'")
+    assert len(ours["markers"]) == 1
+
+
+async def test_too_many_groups_and_other_protocols_are_refused(client: httpx.AsyncClient) -> None:
+    group = {"dag_id": DAG_ID, "run_id": "r", "task_ids": []}
+    for status, document in (
+        (413, {"protocol": PROTOCOL, "groups": [group] * (MOST_GROUPS + 1)}),
+        (409, {"protocol": PROTOCOL + 1, "groups": []}),
+        (422, {"protocol": PROTOCOL}),
+    ):
+        assert (await client.post(MARKERS_PATH, json=document)).status_code == status
 
 
 async def test_a_database_that_is_away_is_no_refusal(

@@ -20,7 +20,19 @@ import msgspec
 from event_triggers.airflow_api import AirflowApi, ApiSettings
 from event_triggers.airflow_ledger import AirflowLedger
 from event_triggers.ledger import Book, GroupRef
-from event_triggers.marks import PROTOCOL, Answer, Answers, Mark, MarkRequest
+from event_triggers.marks import (
+    MARKER_OPERATOR,
+    PROTOCOL,
+    Answer,
+    Answers,
+    FoundMarkers,
+    GroupMarkers,
+    Mark,
+    MarkersAnswer,
+    MarkersRequest,
+    MarkerState,
+    MarkRequest,
+)
 from event_triggers.server.settling import Marker, settle
 from tests.unit.api_kit import Edge, answer, body_of
 from tests.unit.hub_kit import soon
@@ -137,6 +149,8 @@ class FakeAirflow(Edge):
     def _answer(self, request: httpx.Request, parts: list[str]) -> httpx.Response:
         if parts == ["", "event-triggers", "marks"]:
             return self._marks(request)
+        if parts == ["", "event-triggers", "markers"]:
+            return self._markers(request)
         if parts == ["version"]:
             return answer(document={"version": self.version})
         _, dag_id, _, run_id, _, *rest = parts
@@ -208,10 +222,23 @@ class FakeAirflow(Edge):
         if not self.route:
             raise Refused(404, "Not Found")
         if request.method == "GET":
-            return answer(document={"protocol": PROTOCOL})
+            return answer(document={"protocol": PROTOCOL, "reads": True})
         asked = msgspec.json.decode(request.content, type=MarkRequest)
         runs = [[self._mark_one(run.dag_id, run.run_id, mark) for mark in run.marks] for run in asked.runs]
         return httpx.Response(200, content=msgspec.json.encode(Answers(PROTOCOL, runs)))
+
+    def _markers(self, request: httpx.Request) -> httpx.Response:
+        if not self.route:
+            raise Refused(404, "Not Found")
+        asked = msgspec.json.decode(request.content, type=MarkersRequest)
+        groups = [FoundMarkers(self._of_group(group)) for group in asked.groups]
+        return httpx.Response(200, content=msgspec.json.encode(MarkersAnswer(PROTOCOL, groups)))
+
+    def _of_group(self, group: GroupMarkers) -> list[MarkerState]:
+        place = (group.dag_id, group.run_id, group.map_index)
+        rows = [one for one in self.instances if (one.dag_id, one.run_id, one.map_index) == place]
+        rows = [one for one in rows if one.operator == MARKER_OPERATOR and one.task_id in group.task_ids]
+        return [MarkerState(one.task_id, one.id, one.state) for one in rows]
 
     def _mark_one(self, dag_id: str, run_id: str, mark: Mark) -> Answer:
         for number, message in enumerate(mark.messages or ()):

@@ -56,6 +56,7 @@ async def test_payload_and_facts_are_stored_and_the_marker_is_marked(world: Worl
         "event": {"wanted": 1, "round": marker.id, "messages": [received("a").facts()]},
     }
     writes = [path.rpartition("taskInstances/")[2] for method, path in world.airflow.answered if method != "GET"]
+    writes = [path for path in writes if path != "/event-triggers/markers"]  # which only reads
     in_order = ["inputs.orders/xcomEntries", "inputs.orders/xcomEntries", "inputs.orders"]
     assert writes == (["/event-triggers/marks"] if world.airflow.route else in_order)
 

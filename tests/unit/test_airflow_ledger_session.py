@@ -262,6 +262,7 @@ async def test_nothing_runs_before_the_first_group_and_after_the_last(world: Wor
             "event_triggers: marking route 1",
             "event_triggers: marks 0",
             "event_triggers: marks 1",
+            "event_triggers: markers",
             "event_triggers: marks made by hand",
         }
         assert world.airflow.asked("GET", "version") == 1
