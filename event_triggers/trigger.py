@@ -26,6 +26,7 @@ from event_triggers.errors import EventTriggersError
 from event_triggers.event import Event, one_of_equal
 from event_triggers.ledger import GroupRef
 from event_triggers.runtime import Runtime, current_runtime
+from event_triggers.templating import is_plain, quick
 from event_triggers.terms import Terms, Timeline
 from event_triggers.text import plain_logger
 from event_triggers.verdict import Status, Verdict
@@ -110,12 +111,21 @@ class EventGroupTrigger(BaseTrigger):
         """Where templates are rendered: a name that is not defined is an error, as it is on a worker."""
         env = super().get_template_env(dag)
         env.undefined = jinja2.StrictUndefined
-        return env
+        return quick(env)
 
     def render_template_fields(self, context: Any, jinja_env: jinja2.Environment | None = None) -> None:
         """Render what no worker has rendered. What one has, may hold text from messages, which is never a template."""
         if self.started is None and self.deadline is None:
             super().render_template_fields(context, jinja_env)
+
+    def render_template(
+        self, content: Any, context: Any, jinja_env: jinja2.Environment | None = None, seen_oids: set[int] | None = None
+    ) -> Any:
+        """Render what is a template, as Airflow does; most strings are none."""
+        env = jinja_env or self.get_template_env()
+        if isinstance(content, str) and is_plain(content, env) and not content.endswith(tuple(self.template_ext)):
+            return content
+        return super().render_template(content, context, env, seen_oids)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         runtime = current_runtime()
