@@ -7,7 +7,9 @@ what is no template is left as it is, and what is one is compiled once in a proc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
+from functools import lru_cache
 from types import CodeType
 from typing import Any
 
@@ -16,21 +18,32 @@ import jinja2
 __all__ = ["is_plain", "quick"]
 
 _MOST_KEPT = 1000
-_compiled: dict[tuple[str, Hashable], CodeType] = {}
+_compiled: dict[tuple[str, int], CodeType] = {}
+_sorts: dict[Hashable, int] = {}
+"""Of each sort of environment, a number."""
 
 
 def is_plain(text: str, env: jinja2.Environment) -> bool:
     """Whether rendering would leave this as it is."""
-    marks = (env.variable_start_string, env.block_start_string, env.comment_start_string)
-    prefixes = (env.line_statement_prefix, env.line_comment_prefix)
+    return not _special(
+        env.variable_start_string,
+        env.block_start_string,
+        env.comment_start_string,
+        env.line_statement_prefix,
+        env.line_comment_prefix,
+    ).search(text)
+
+
+@lru_cache(maxsize=16)
+def _special(*marks: str | None) -> re.Pattern[str]:
     # Jinja takes off a newline at the end, and makes all newlines alike.
-    return not any(mark in text for mark in (*marks, "\n", "\r", *filter(None, prefixes)))
+    return re.compile("|".join(map(re.escape, filter(None, (*marks, "\n", "\r")))))
 
 
 def quick(env: jinja2.Environment) -> jinja2.Environment:
     """The environment, which compiles nothing that an equal one has compiled before."""
     compile_anew: Any = env.compile
-    sort = _sort_of(env)
+    sort = _sorts.setdefault(_sort_of(env), len(_sorts))
 
     def compile_once(source: Any, *more: Any, **options: Any) -> Any:
         if more or options or not isinstance(source, str):

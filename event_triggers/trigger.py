@@ -117,6 +117,18 @@ class EventGroupTrigger(BaseTrigger):
         """Render what no worker has rendered. What one has, may hold text from messages, which is never a template."""
         if self.started is None and self.deadline is None:
             super().render_template_fields(context, jinja_env)
+        self._let_go(context)
+
+    def _let_go(self, context: Any) -> None:
+        """Drop the DAG: Airflow's triggerer keeps one for each trigger, as large as all the rest of a wait.
+
+        It holds the context and the task instance for as long as the trigger runs, and needs neither's task after the
+        templates are rendered.
+        """
+        ti: Any = self.task_instance
+        if context.get("ti") is ti and ti is not None:
+            context.clear()
+            ti.task = None
 
     def render_template(
         self, content: Any, context: Any, jinja_env: jinja2.Environment | None = None, seen_oids: set[int] | None = None

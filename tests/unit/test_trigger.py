@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Mapping
 from datetime import timedelta
 from types import SimpleNamespace
@@ -168,6 +170,28 @@ async def test_what_was_rendered_wrongly_is_an_error_of_the_sensor(
     payload = (await soon(only_event(trigger))).payload
     assert payload["status"] == "error"
     assert text in payload["text"]
+
+
+class _Dag:
+    """Stands for what Airflow's triggerer makes anew for each trigger that is started without a worker."""
+
+
+def test_the_dag_is_not_kept_once_the_templates_are_rendered() -> None:
+    trigger = trigger_of({"orders": from_log()}, started=None)
+    trigger.events["orders"]["match"] = {"date": ["{{ ds }}"]}
+    dag = _Dag()
+    kept = weakref.ref(dag)
+    arguments = SimpleNamespace(trigger_kwargs={"events": {}})
+    task = SimpleNamespace(dag=dag, template_fields=("events",), template_ext=(), start_trigger_args=arguments)
+    ti = SimpleNamespace(dag_id="dag", run_id="run", task_id="wait", map_index=-1, task=task)
+    trigger.task_instance = ti  # type: ignore[assignment]
+    context = {"dag": dag, "task": task, "ti": ti, "ds": "2026-11-22"}
+    del dag, task
+    trigger.render_template_fields(context)
+    gc.collect()
+    assert kept() is None
+    assert trigger.events["orders"]["match"] == {"date": ["2026-11-22"]}
+    assert trigger._group().identity == "dag/run/wait/-1"
 
 
 async def test_it_waits_for_a_task_and_nothing_else(runtime: WaitKit) -> None:
