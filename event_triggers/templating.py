@@ -19,6 +19,7 @@ __all__ = ["is_plain", "quick"]
 
 _MOST_KEPT = 1000
 _compiled: dict[tuple[str, int], CodeType] = {}
+_kinds: dict[Any, Any] = {}
 _sorts: dict[Hashable, int] = {}
 """Of each sort of environment, a number."""
 
@@ -42,23 +43,33 @@ def _special(*marks: str | None) -> re.Pattern[str]:
 
 def quick(env: jinja2.Environment) -> jinja2.Environment:
     """The environment, which compiles nothing that an equal one has compiled before."""
-    compile_anew: Any = env.compile
     sort = _sorts.setdefault(_sort_of(env), len(_sorts))
+    # By its class, since a method of its own would refer to it: it would live until the garbage collector comes.
+    quickened: Any = env
+    kind = type(env)
+    if kind not in _kinds:
+        _kinds[kind] = _quick_kind(kind)
+    quickened.__class__, quickened.sort = _kinds[kind], sort
+    return env
 
-    def compile_once(source: Any, *more: Any, **options: Any) -> Any:
+
+def _quick_kind(kind: Any) -> Any:
+    if hasattr(kind, "sort"):
+        return kind
+
+    def compile_once(self: Any, source: Any, *more: Any, **options: Any) -> Any:
         if more or options or not isinstance(source, str):
-            return compile_anew(source, *more, **options)
-        key = source, sort
+            return kind.compile(self, source, *more, **options)
+        key = source, self.sort
         code = _compiled.get(key)
         if code is None:
-            code = compile_anew(source)
+            code = kind.compile(self, source)
             while len(_compiled) >= _MOST_KEPT:
                 del _compiled[next(iter(_compiled))]
             _compiled[key] = code
         return code
 
-    env.compile = compile_once  # type: ignore[method-assign]
-    return env
+    return type(kind.__name__, (kind,), {"compile": compile_once, "sort": 0})
 
 
 def _sort_of(env: jinja2.Environment) -> Hashable:
