@@ -18,6 +18,7 @@ import anyio.to_thread
 import pytest
 
 from event_triggers.errors import StreamError
+from event_triggers.message import same_message
 from event_triggers.sources import mqtt as module
 from event_triggers.sources._mqtt_settings import read_settings
 from event_triggers.sources.base import BrokerConnection, Outcome
@@ -67,9 +68,9 @@ async def test_next_process_gets_what_was_not_acknowledged_under_the_same_id(
     async with taking(opening, source) as taker:
         again = await taker.take(3)
         assert [m.body for m in again] == [b"1", b"3", b"4"]
-        assert [m.id for m in again[:2]] == [first[0].id, first[2].id]
+        assert all(map(same_message, (m.id for m in again[:2]), (first[0].id, first[2].id)))
         assert [m.attempt for m in again] == [2, 2, 1]
-        assert again[2].id not in {m.id for m in first}
+        assert not any(same_message(again[2].id, m.id) for m in first)
         await taker.settle(*again)
     async with taking(opening, source) as taker:
         await publish(broker.port, topic, b"5", qos=qos)
@@ -106,7 +107,8 @@ async def test_killed_process(broker: Mosquitto, protocol: str, qos: int, tmp_pa
     opening = new_opening(mqtt_connection(broker.port, protocol=protocol), group)
     async with taking(opening, source) as taker:
         again = await taker.take(2)
-        assert {(m.body or b"").decode(): m.id for m in again} == {"2": ids["2"], "3": ids["3"]}
+        assert sorted((m.body or b"").decode() for m in again) == ["2", "3"]
+        assert all(same_message(m.id, ids[(m.body or b"").decode()]) for m in again)
         await taker.settle(*again)
     await source.forget(opening)
 
@@ -148,7 +150,9 @@ async def test_broker_restarts_and_still_has_the_session(protocol: str) -> None:
             if memory == "lost":
                 another_process()
             async with taking(opening, source) as taker:
-                assert [(m.body, m.id) for m in await taker.take()] == [(b"2", first[1].id)], memory
+                (again,) = await taker.take()
+                assert again.body == b"2", memory
+                assert same_message(again.id, first[1].id), memory
 
 
 async def test_forgotten_session_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -96,7 +96,10 @@ def test_what_a_worker_has_rendered_is_not_rendered_again() -> None:
     assert again.events["one"]["match"] == {"id": ["eu"]}
     again.events["one"]["match"] = {"id": ["{{ conn.aws_default.password }}"]}
     later = EventGroupTrigger(**{**again.serialize()[1], "started": "2030-01-02T00:00:00+00:00"})
-    later.task_instance = again.task_instance
+    # Its task went with the DAG when the templates were rendered; a later triggerer has it again.
+    later.task_instance = SimpleNamespace(  # type: ignore[assignment]
+        dag_id=dag.dag_id, run_id="scheduled__1", task_id="inputs.wait", map_index=-1, task=group.sensor
+    )
     assert later.template_fields == ("events", "terms"), "Airflow would render it"
     later.render_template_fields({})
     assert later.events["one"]["match"] == {"id": ["{{ conn.aws_default.password }}"]}

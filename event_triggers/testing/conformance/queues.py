@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import anyio
 
+from event_triggers.message import same_message
 from event_triggers.sources.base import Outcome, Settlement
 from event_triggers.testing.conformance.common import SourceConformance
 from event_triggers.testing.conformance.harness import (
@@ -101,7 +102,7 @@ class QueueConformance(SourceConformance):
         async with reading(harness) as reader:
             messages = await reader.take(3)
             assert sorted(m.body or b"" for m in messages) == [one, three, four]
-            assert {m.body: m.id for m in messages} == {b: first[b].id for b in (one, three, four)}
+            assert all(same_message(m.id, first[m.body].id) for m in messages)
             await reader.settle(messages)
         await until_undelivered(harness, 0)
 
@@ -140,7 +141,7 @@ class QueueConformance(SourceConformance):
             messages = await reader.take(2 if comes_again else 1)
             expected = [b"last", harness.odd] if comes_again else [b"last"]
             assert sorted(m.body or b"" for m in messages) == sorted(expected)
-            assert not comes_again or odd.id in {m.id for m in messages}
+            assert not comes_again or any(same_message(odd.id, m.id) for m in messages)
             await reader.settle(messages)
         await until_undelivered(harness, 0)
 
