@@ -43,6 +43,7 @@ class TcpProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
         self._pairs: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
         self._refusing = False
+        self._closing = False
         self._accepted = 0
         self._delivered = 0
         self._listener = socket.create_server(("127.0.0.1", port))
@@ -129,6 +130,10 @@ class TcpProxy:
         return await asyncio.start_server(self._accept, sock=self._listener)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closing:
+            # It was accepted before the server closed, and is handed over only now.
+            _reset(writer)
+            return
         self._accepted += 1
         writers = [writer]
         task = self._loop.create_task(self._serve(reader, writers), name=f"tcp-proxy connection {self._accepted}")
@@ -175,6 +180,7 @@ class TcpProxy:
         return len(pairs)
 
     async def _close(self) -> None:
+        self._closing = True
         self._server.close()
         await self._cut()
         with contextlib.suppress(OSError):
