@@ -24,15 +24,17 @@ STARTED = {"kafka": "kafka", "sqs": "sqs", "mqtt": "mqtt"}
 
 def payloads(client: AirflowClient, name: str) -> list[dict[str, Any]]:
     """What the events of an asset carry, oldest first."""
-    (asset,) = client.call("GET", "/assets", params={"name_pattern": f"starts_{name}", "limit": 1})["assets"]
+    # The pattern is a part of a name, which others have, too.
+    found = client.call("GET", "/assets", params={"name_pattern": f"starts_{name}"})["assets"]
+    (asset,) = (one for one in found if one["name"] == f"starts_{name}")
 
     def events() -> Any:
         # Airflow (3.3.2) answers 500 while a run that an event has started is still queued: it has no start yet.
         answer = client.request("GET", "/assets/events", params={"asset_id": asset["id"], "limit": 100})
         return answer.json()["asset_events"] if answer.is_success else None
 
-    found = wait_for(lambda: {"events": known} if (known := events()) is not None else None, what="Airflow tells")
-    return [event["extra"]["payload"] for event in sorted(found["events"], key=lambda event: event["id"])]
+    told = wait_for(lambda: {"events": known} if (known := events()) is not None else None, what="Airflow tells")
+    return [event["extra"]["payload"] for event in sorted(told["events"], key=lambda event: event["id"])]
 
 
 def numbers(client: AirflowClient, name: str) -> list[int]:
