@@ -14,10 +14,12 @@ from types import CodeType
 from typing import Any
 
 import jinja2
+from jinja2.nativetypes import NativeEnvironment
 
 __all__ = ["is_plain", "quick"]
 
 _MOST_KEPT = 1000
+_MOST_SORTS = 100
 _compiled: dict[tuple[str, int], CodeType] = {}
 _kinds: dict[Any, Any] = {}
 _sorts: dict[Hashable, int] = {}
@@ -26,6 +28,8 @@ _sorts: dict[Hashable, int] = {}
 
 def is_plain(text: str, env: jinja2.Environment) -> bool:
     """Whether rendering would leave this as it is."""
+    if isinstance(env, NativeEnvironment):
+        return False  # it makes numbers and lists of what looks like some
     return not _special(
         env.variable_start_string,
         env.block_start_string,
@@ -43,7 +47,10 @@ def _special(*marks: str | None) -> re.Pattern[str]:
 
 def quick(env: jinja2.Environment) -> jinja2.Environment:
     """The environment, which compiles nothing that an equal one has compiled before."""
-    sort = _sorts.setdefault(_sort_of(env), len(_sorts))
+    key = _sort_of(env)
+    if key not in _sorts and len(_sorts) >= _MOST_SORTS:
+        return env  # each has functions of its own, so nothing would ever be found again
+    sort = _sorts.setdefault(key, len(_sorts))
     # By its class, since a method of its own would refer to it: it would live until the garbage collector comes.
     quickened: Any = env
     kind = type(env)

@@ -8,6 +8,7 @@ import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2.nativetypes import NativeEnvironment
 
 from event_triggers.templating import is_plain, quick
 from event_triggers.trigger import EventGroupTrigger
@@ -27,6 +28,10 @@ def test_what_is_plain_is_rendered_to_itself(text: str) -> None:
 @pytest.mark.parametrize("text", ["{{ x }}", "{% if x %}", "{# x #}", "line\n", "a\r\nb", "a {{ x }} b"])
 def test_what_is_a_template_or_changed_by_rendering_is_not_plain(text: str) -> None:
     assert not is_plain(text, jinja2.Environment())  # noqa: S701 - nothing is shown
+
+
+def test_nothing_is_plain_where_text_becomes_numbers() -> None:
+    assert not is_plain("12", NativeEnvironment())
 
 
 def test_delimiters_of_a_dag_are_its_own() -> None:
@@ -57,6 +62,16 @@ def test_a_template_is_compiled_once_for_all_environments_that_are_equal(monkeyp
     changed.filters["upper"] = len
     quick(changed).from_string("{{ once }}")
     assert compiled == 3
+
+
+def test_environments_that_are_never_equal_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    sorts: dict[Any, int] = {}
+    monkeypatch.setattr("event_triggers.templating._sorts", sorts)
+    for number in range(150):
+        env = jinja2.Environment()  # noqa: S701 - nothing is shown
+        env.filters["own"] = lambda _, number=number: str(number)
+        assert quick(env).from_string("{{ 'x' | own }}").render() == str(number)
+    assert len(sorts) <= 100
 
 
 def test_environments_do_not_share_what_is_undefined_or_global() -> None:
