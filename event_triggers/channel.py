@@ -49,6 +49,7 @@ from event_triggers.replay import BEGINNING, Replays, Round, now_live, resumed, 
 from event_triggers.sources.base import LogStream, Opening, Position, Source, Stream
 from event_triggers.statistics import ChannelStatistics
 from event_triggers.subscription import Answer, Delivery, Entry, Handout, Interest, Subscription
+from event_triggers.telling import Telling
 from event_triggers.text import plain_logger
 from event_triggers.watching import Watching
 
@@ -80,6 +81,7 @@ class Channel:
         self._clock = opening.clock
         self._index = InterestIndex()
         self._members: dict[Subscription, list[Entry]] = {}
+        self.tell = Telling(self._members).tell
         self._fanout = Fanout(
             source,
             callables=callables,
@@ -213,13 +215,6 @@ class Channel:
     def miss(self, entry: Entry) -> Miss:
         """What came nearest to an event that is still waited for."""
         return self._fanout.misses.nearest(entry, self._index.seen)
-
-    def tell(self, level: int, text: str, *args: object) -> None:
-        """Write into the task log of every group that listens; into the process's own when none does."""
-        for subscription in self._members:
-            subscription.tell(level, text, *args)
-        if not self._members:
-            log.log(level, text, *args)
 
     # ------------------------------------------------------------------ life of the connection
 

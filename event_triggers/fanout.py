@@ -147,6 +147,7 @@ class Fanout:
                 self._satisfied(entry)
         if names:
             handout = self._handout(message)
+            self.load.woke(len(names))
             for subscription, events in names.items():
                 subscription.offer(handout, events, self._responder)
         return wanted

@@ -16,9 +16,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +151,11 @@ async def run(burst: Burst, bootstrap: str, topic: str) -> Report:
                 await _until(lambda: _entries(hub) == burst.groups * burst.events)
                 await _send(bootstrap, topic, plan.bodies("before"), Path(folder))
                 await _until(lambda: _entries(hub) == sum(burst.groups for n in plan.names if plan.part(n) != "before"))
+                producer = await _prepare(bootstrap, topic, plan.bodies("in"), Path(folder))
                 async with _measuring(hub, report):
                     read = _messages(hub)
                     async with anyio.create_task_group() as group:
-                        group.start_soon(_send, bootstrap, topic, plan.bodies("in"), Path(folder))
+                        group.start_soon(producer)
                         await _until(lambda: _messages(hub) - read >= len(plan.bodies("in")))
                 await _send(bootstrap, topic, plan.bodies("after"), Path(folder))
                 await asyncio.wait(waits.values(), timeout=60)
@@ -217,10 +219,18 @@ def _connection_to(bootstrap: str) -> Any:
 
 
 async def _send(bootstrap: str, topic: str, bodies: Sequence[bytes], folder: Path) -> None:
+    producer = await _prepare(bootstrap, topic, bodies, folder)
+    await producer()
+
+
+async def _prepare(
+    bootstrap: str, topic: str, bodies: Sequence[bytes], folder: Path
+) -> Callable[[], Coroutine[Any, Any, object]]:
+    """What sends them: the bodies are written beforehand, since joining megabytes holds the event loop, too."""
     file = folder / "bodies"
     await anyio.to_thread.run_sync(file.write_bytes, b"\n".join(bodies))
     command = [sys.executable, "-m", "tests.chaos.burst_producer", bootstrap, topic, str(file)]
-    await anyio.run_process(command, cwd=Path(__file__).parents[2])
+    return partial(anyio.run_process, command, cwd=Path(__file__).parents[2])
 
 
 async def _until(condition: Any) -> None:

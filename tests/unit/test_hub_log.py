@@ -291,6 +291,21 @@ async def test_a_long_batch_lets_others_run(kit: Kit, monkeypatch: pytest.Monkey
         assert numbers(await kit.take(group, 2)) == [1, 2]
 
 
+async def test_a_batch_that_wakes_many_groups_lets_them_run(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast it is: the hundred groups that it wakes would otherwise all run in one turn."""
+    monkeypatch.setattr(load, "LONGEST_HOLD", 3600.0)
+    source = ScriptLog()
+    async with AsyncExitStack() as stack:
+        groups = [
+            await stack.enter_async_context(kit.group(want(source, pattern={"n": [number]}), name=str(number)))
+            for number in range(100)
+        ]
+        source.stream.feed.put_nowait([scripted(number) for number in range(100)])
+        assert numbers(await soon(groups[0].receive())) == [0]
+        assert kit.channel.messages == load.MOST_WOKEN
+        assert numbers(await soon(groups[99].receive())) == [99]
+
+
 async def test_who_comes_in_the_middle_of_a_batch_gets_what_was_passed_over(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 
 import pytest
 
 from event_triggers.sources.base import Opening, Position
 from event_triggers.subscription import Interest, Subscription
+from event_triggers.telling import AT_ONCE
 from tests.unit.hub_kit import QUEUE, Kit, ScriptLog, ScriptQueue, idle, scripted, want
 
 _TASK: ContextVar[str] = ContextVar("task", default="the process")
@@ -63,6 +65,27 @@ async def test_a_stream_tells_all_groups_that_listen(kit: Kit, logs: Logs) -> No
     assert logs.told("7 messages are gone") == [("a", logging.ERROR), ("b", logging.ERROR)]
     assert logs.told("it is slow") == [("a", logging.WARNING)]
     assert logs.told("it was slow") == [("the process", logging.WARNING)]
+
+
+async def test_a_crowd_is_told_in_order_and_some_in_each_turn(kit: Kit, logs: Logs) -> None:
+    source = ScriptQueue()
+    async with AsyncExitStack() as stack:
+        for number in range(2 * AT_ONCE):
+            await stack.enter_async_context(task(kit, str(number), want(source)))
+        leaving = await stack.enter_async_context(AsyncExitStack())
+        await leaving.enter_async_context(task(kit, "leaving", want(source)))
+        tell = source.stream.opening.tell
+        tell(logging.WARNING, "first")
+        tell(logging.WARNING, "second")
+        assert [name for name, _ in logs.told("first")] == [str(number) for number in range(AT_ONCE)]
+        assert logs.told("second") == []
+        await asyncio.sleep(0)
+        assert len(logs.told("first")) == 2 * AT_ONCE
+        await leaving.aclose()
+        await idle()
+        everybody = [str(number) for number in range(2 * AT_ONCE)]
+        assert [name for name, _ in logs.told("first") if name != "leaving"] == everybody
+        assert [name for name, _ in logs.told("second")] == everybody, "who has left is told no more"
 
 
 async def test_the_past_concerns_those_who_read_it(kit: Kit, logs: Logs) -> None:
