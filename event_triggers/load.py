@@ -26,7 +26,8 @@ LONGEST_HOLD = 0.01
 """Seconds after which a reader lets others run, even in the middle of a batch."""
 
 MOST_WOKEN = 32
-"""How many times groups may be handed a message before a reader lets them run; each takes some tenths of a millisecond."""
+"""How many times groups may be handed a message before a reader lets them run: each needs some tenths of
+a millisecond."""
 
 
 class Load:
