@@ -95,7 +95,11 @@ class Nats:
         self._folder.cleanup()
 
     def __enter__(self) -> Nats:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()

@@ -15,10 +15,11 @@ import anyio
 import anyio.to_thread
 
 from event_triggers.errors import ConfigurationError, MissingExtraError, StreamError
+from event_triggers.message import Message
 from event_triggers.sources._options import TLS_OPTIONS, as_flag, as_pem, as_text, read_options, read_tls
 from event_triggers.sources.base import BrokerConnection
 
-__all__ = ["FORGOTTEN_AFTER", "OPTIONS", "JetStream", "connect", "stored_at"]
+__all__ = ["FORGOTTEN_AFTER", "OPTIONS", "JetStream", "connect", "to_message"]
 
 OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "token": as_text,
@@ -115,16 +116,49 @@ class JetStream:
     @contextmanager
     def _translating(self, what: str) -> Iterator[None]:
         try:
-            yield
+            with _cancellation_passes():
+                yield
         except _failures() as error:
             raise StreamError(f"{self.where}: {what}: {str(error) or type(error).__name__}") from error
 
 
-def stored_at(raw: Any) -> datetime:
+def to_message(raw: Any, stream: str, created: str) -> Message:
+    """The message that a delivery is.
+
+    :param created: when the stream was created.
+    """
+    sequence = raw.metadata.sequence.stream
+    return Message(
+        source="nats",
+        stream=raw.subject,
+        position=f"{stream}@{sequence}",
+        id=f"{stream}:{created}:{sequence}",
+        body=raw.data,
+        headers=tuple((str(k), str(v).encode("utf-8", "surrogatepass")) for k, v in (raw.headers or {}).items()),
+        timestamp=_stored_at(raw),
+        partition=stream,
+        offset=sequence,
+    )
+
+
+def _stored_at(raw: Any) -> datetime:
     """When the server stored a message: to the microsecond below. Rounded up, it would be after itself."""
     tokens = raw.reply.split(".")
     nanoseconds = int(tokens[7 if len(tokens) == _SHORT_REPLY else 9])
     return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+
+
+@contextmanager
+def _cancellation_passes() -> Iterator[None]:
+    """The client goes on when it is cancelled while it flushes (``Client._flush_pending``); we do not.
+
+    Python 3.10 does not tell how often a task was cancelled: there, it ends with the next cancellation.
+    """
+    cancelled: Callable[[], int] = getattr(asyncio.current_task(), "cancelling", lambda: 0)
+    before = cancelled()
+    yield
+    if cancelled() > before:
+        raise asyncio.CancelledError
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -166,7 +200,7 @@ async def _connect(client: Any, hosts: list[str], where: str, options: Mapping[s
     # Failures are the hub's to see, and to wait after.
     once: dict[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
     try:
-        with anyio.fail_after(_TIMEOUT):
+        with _cancellation_passes(), anyio.fail_after(_TIMEOUT):
             await client.connect(
                 hosts, error_cb=note, connect_timeout=_TIMEOUT, name="event_triggers", **once, **options
             )

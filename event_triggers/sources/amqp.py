@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Hashable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -34,6 +34,7 @@ from event_triggers.errors import StreamError
 from event_triggers.message import Message
 from event_triggers.sources._amqp_client import HEARTBEAT, AmqpClient, connect
 from event_triggers.sources._amqp_messages import memory_of, to_message
+from event_triggers.sources._amqp_parked import Parked
 from event_triggers.sources._shared import beside, check_fields, check_rendered, is_text, is_whole, release_delay
 from event_triggers.sources.base import Opening, Outcome, Settlement, Source, Stream
 
@@ -41,7 +42,6 @@ __all__ = ["AmqpQueue"]
 
 _LOOK_EVERY: Final = 5.0
 """Seconds after which a silent queue is looked at: it may be gone."""
-_MOST_PARKED: Final = 5000
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class AmqpQueue(Source):
         async with connect(await opening.connection(self.conn_id), f"AMQP queue {self.queue!r}, ") as client:
             stream = _AmqpStream(client, self, opening)
             await stream.begin()
-            async with beside(stream.requeue_parked, f"amqp-parked-{self.queue}"):
+            async with beside(stream.parked.requeue_in_time, f"amqp-parked-{self.queue}"):
                 yield stream
 
 
@@ -117,7 +117,6 @@ class _AmqpStream(Stream):
     def __init__(self, client: AmqpClient, source: AmqpQueue, opening: Opening) -> None:
         self._client = client
         self._source = source
-        self._clock = opening.clock
         self._recorded = opening.recorded
         self._memory = memory_of(source.key(""))
         self._sources: set[Source] = set()
@@ -127,7 +126,7 @@ class _AmqpStream(Stream):
         self._arrived = asyncio.Event()
         self._open: dict[str, list[Any]] = {}
         """What was yielded and is not settled, by id: a sender may have sent the same message twice."""
-        self._parked: dict[Any, float] = {}
+        self.parked = Parked(opening.clock)
 
     async def begin(self) -> None:
         """Open the channel that messages come over."""
@@ -139,7 +138,7 @@ class _AmqpStream(Stream):
         """A further group may want what was parked."""
         self._sources.add(source)
         with self._client.asking():
-            await self._requeue(list(self._parked))
+            await self.parked.requeue()
 
     async def unwatch(self, source: Source) -> None:
         self._sources.discard(source)
@@ -213,8 +212,7 @@ class _AmqpStream(Stream):
                 if isinstance(message.receipt, _Receipt) and message.receipt.stream is self:
                     for raw in self._open.pop(message.id, ()):
                         await self._end(raw, message, outcome)
-            parked = sum(raw.consumer_tag == self._consumer for raw in self._parked)
-            if self._consumer and parked * 2 > self._source.prefetch:
+            if self._consumer and self.parked.count(self._consumer) * 2 > self._source.prefetch:
                 tag = self._consumer
                 await self._consume()
                 await self._queue.cancel(tag)
@@ -230,21 +228,5 @@ class _AmqpStream(Stream):
         else:
             self._memory.returned(message.id)
             pause = 0 if outcome is Outcome.ABANDONED else release_delay(message.attempt)
-            if pause and len(self._parked) < _MOST_PARKED:
-                raw.body = b""
-                self._parked[raw] = self._clock.monotonic() + pause
-            else:
-                await raw.nack(requeue=True)
-
-    async def requeue_parked(self) -> None:
-        """Requeue what was parked long enough, for as long as the stream lives."""
-        while True:
-            await self._clock.sleep(0.5)
-            now = self._clock.monotonic()
-            with suppress(Exception):  # a broken connection is told where messages are asked for
-                await self._requeue([raw for raw, until in self._parked.items() if until <= now])
-
-    async def _requeue(self, raws: Sequence[Any]) -> None:
-        for raw in raws:
-            if self._parked.pop(raw, None) is not None:
+            if not self.parked.add(raw, pause):
                 await raw.nack(requeue=True)

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Final
 
 from event_triggers.errors import StreamError
 from event_triggers.message import Message
-from event_triggers.sources._nats_client import FORGOTTEN_AFTER, JetStream, connect, stored_at
+from event_triggers.sources._nats_client import FORGOTTEN_AFTER, JetStream, connect, to_message
 from event_triggers.sources._shared import NotedOffset, check_fields, check_rendered, is_text
 from event_triggers.sources.base import LogStream, Opening, Position, Source, Stream
 
@@ -232,20 +232,5 @@ class _NatsLog(LogStream):
                 self._consumer = ""  # something is missing before it: read again from there
                 break
             self._delivered += 1
-            sequence = about.sequence.stream
-            messages.append(
-                Message(
-                    source="nats",
-                    stream=raw.subject,
-                    position=f"{self._stream}@{sequence}",
-                    id=f"{self._stream}:{self._created}:{sequence}",
-                    body=raw.data,
-                    headers=tuple(
-                        (str(k), str(v).encode("utf-8", "surrogatepass")) for k, v in (raw.headers or {}).items()
-                    ),
-                    timestamp=stored_at(raw),
-                    partition=self._stream,
-                    offset=sequence,
-                )
-            )
+            messages.append(to_message(raw, self._stream, self._created))
         return messages

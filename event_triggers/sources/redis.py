@@ -21,13 +21,14 @@ import logging
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
 from event_triggers.errors import MissingExtraError
 from event_triggers.message import Message
+from event_triggers.sources._redis_ids import id_before, milliseconds_from, moment_of, offset_of
 from event_triggers.sources._shared import NotedOffset, check_fields, check_rendered, is_text
 from event_triggers.sources.base import LogStream, Opening, Position, Source, Stream
 
@@ -41,9 +42,6 @@ _WAIT: Final = 2.0
 """Seconds that one blocking read lasts: so often a silent stream is looked at."""
 _LOOK_AGAIN: Final = 1.0
 """Seconds between two looks at what a busy stream has lost."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_SHIFT: Final = 64
-_LATEST: Final = datetime.max.replace(tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class _RedisLog(LogStream):
         """
         info = await self._client.info()
         if start is None:
-            self._next = NotedOffset(_offset(info.last) + 1 if info else 0, info.added if info else 0)
+            self._next = NotedOffset(offset_of(info.last) + 1 if info else 0, info.added if info else 0)
         else:
             given = start.get(self._source.stream, 0)
             self._next = NotedOffset(given, getattr(given, "note", None))
@@ -144,14 +142,14 @@ class _RedisLog(LogStream):
         while True:
             if self._clock.monotonic() - self._looked >= _LOOK_AGAIN:
                 self._look(await self._client.info())
-            entries = await self._client.read(_id(self._next), _BATCH)
+            entries = await self._client.read(id_before(self._next), _BATCH)
             if entries:
                 messages = [self._message(number, *entry) for number, entry in enumerate(entries)]
                 self._next, self._exists = self.after(messages[-1]), True
                 yield messages
 
     def _message(self, number: int, identity: bytes, fields: Mapping[bytes, bytes]) -> Message:
-        offset, added, place = _offset(identity), self._next.note, identity.decode()
+        offset, added, place = offset_of(identity), self._next.note, identity.decode()
         body, headers = _body(fields, self._source.field)
         return Message(
             source="redis",
@@ -160,17 +158,16 @@ class _RedisLog(LogStream):
             id=f"{self._source.stream}:{place}",
             body=body,
             headers=headers,
-            timestamp=_moment(offset),
+            timestamp=moment_of(offset),
             partition=self._source.stream,
             offset=NotedOffset(offset, None if added is None else added + number),
         )
 
     async def locate(self, since: datetime) -> Position:
-        # Rounded up: ids have no microseconds, so this is the first that is not before.
-        self._since = max(0, -((_EPOCH - since) // timedelta(milliseconds=1)))
+        self._since = milliseconds_from(since)
         self._found = await self._client.info()
         first = await self._client.first(f"{self._since}-0")
-        return {self._source.stream: self._next if first is None else NotedOffset(_offset(first), None)}
+        return {self._source.stream: self._next if first is None else NotedOffset(offset_of(first), None)}
 
     async def lost(self, start: Position) -> str:
         info = self._found
@@ -178,8 +175,12 @@ class _RedisLog(LogStream):
         if info is None or gone <= 0:
             return ""
         if not info.first:
-            return f"all of its {gone} entries are deleted" if _offset(info.last) >> _SHIFT >= self._since else ""
-        if start[self._source.stream] > _offset(info.first):
+            return (
+                f"all of its {gone} entries are deleted"
+                if offset_of(info.last) >= offset_of(b"%d-0" % self._since)
+                else ""
+            )
+        if start[self._source.stream] > offset_of(info.first):
             return ""  # what was deleted is older than something that is there and too old
         return f"it begins at entry {info.first.decode()} now: {gone} entries are trimmed or deleted"
 
@@ -192,13 +193,13 @@ class _RedisLog(LogStream):
             self._exists, self._next = False, NotedOffset(self._next, 0)
             return
         self._exists = True
-        last, known = _offset(info.last), self._next.note
-        first = _offset(info.first) if info.first else last + 1
+        last, known = offset_of(info.last), self._next.note
+        first = offset_of(info.first) if info.first else last + 1
         if last + 1 < self._next:
             self._lost(
                 "it was read up to %s, but ends at %s now: it was deleted and made again, or the server lost entries; "
                 "what was unread is lost, and it is read again from its beginning",
-                _id(self._next), info.last.decode(),
+                id_before(self._next), info.last.decode(),
             )  # fmt: skip
             self._next, known, first = NotedOffset(0, None), None, 0
         if info.added is None:
@@ -218,25 +219,6 @@ class _RedisLog(LogStream):
 
     def _lost(self, text: str, *args: object) -> None:
         self._tell(logging.ERROR, f"%s: {text}", self._source.label, *args)
-
-
-def _offset(identity: bytes) -> int:
-    milliseconds, _, number = identity.partition(b"-")
-    return (int(milliseconds) << _SHIFT) + int(number)
-
-
-def _id(before: int) -> str:
-    """The id behind which the entry of this offset is the next."""
-    milliseconds, number = divmod(max(0, before - 1), 1 << _SHIFT)
-    return f"{milliseconds}-{number}"
-
-
-def _moment(offset: int) -> datetime:
-    """The time in an id; whoever makes ids by hand writes any number, and what is no date becomes the last date."""
-    try:
-        return _EPOCH + timedelta(milliseconds=offset >> _SHIFT)
-    except OverflowError:
-        return _LATEST
 
 
 def _body(fields: Mapping[bytes, bytes], field: str | None) -> tuple[bytes | None, tuple[tuple[str, bytes], ...]]:

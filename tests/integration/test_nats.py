@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
+from nats.aio.client import RawCredentials
 
 from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError
 from event_triggers.hooks.nats import NatsHook
 from event_triggers.hub import Hub
-from event_triggers.sources._nats_client import stored_at
+from event_triggers.sources._nats_client import JetStream, to_message
 from event_triggers.sources.base import load_source
 from event_triggers.sources.nats import NatsSubject
 from event_triggers.subscription import Interest
@@ -25,6 +31,7 @@ from servers.process import free_port
 from servers.proxy import TcpProxy
 from tests.integration.broker_support import in_environment, opening_of, taking, unique
 from tests.integration.faults import corrected, live, take, told, until_told
+from tests.integration.nats_accounts import Accounts
 from tests.integration.nats_support import create_stream, jetstream, nats_connection, nats_server, send
 
 SECRET = "s3cr3t-planted"
@@ -188,6 +195,29 @@ async def test_logins(caplog: pytest.LogCaptureFixture) -> None:
     assert SECRET not in repr((right, source.serialize()))
 
 
+async def test_credentials_of_an_account(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file, its text, and a user whose time is over or whom another account's key has signed."""
+    accounts = Accounts()
+    good, file = accounts.credentials(), tmp_path / "user.creds"
+    file.write_text(good)
+    with nats_server(settings=accounts.settings) as server:
+        async with jetstream(server.port, user_credentials=RawCredentials(good)) as stream:
+            await stream.add_stream(name="S", subjects=["s"])
+            await stream.publish("s", b"1")
+        source = NatsSubject("s", stream="S")
+        for fields in ({"creds": str(file)}, {"creds_text": good}):
+            opening = opening_of(nats_connection(server.port, **fields), start={"S": 1})
+            async with taking(opening, source) as taker:
+                assert [message.body for message in await taker.take()] == [b"1"]
+        for refused in (accounts.credentials(exp=int(time.time()) - 60), Accounts().credentials()):
+            connection = nats_connection(server.port, creds_text=refused)
+            with pytest.raises(StreamError, match=r"(?i)authorization.*correct the connection's login"):
+                async with taking(opening_of(connection), source):
+                    pass
+    seeds = [one.splitlines()[-2] for one in (good, refused)]
+    assert not [seed for seed in seeds if seed in caplog.text or seed in repr(connection)]
+
+
 async def test_tls() -> None:
     with nats_server(tls=True) as server:
         assert server.authority is not None
@@ -244,11 +274,30 @@ async def test_wrong_connections(fields: dict[str, Any], text: str) -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a task of Python 3.10 does not tell that it was cancelled")
+async def test_cancelled_while_the_client_flushes() -> None:
+    """A mock: the real client passes over its cancellation only in the turn in which it wakes its flusher."""
+
+    async def request(*_: Any, **__: Any) -> Any:
+        with suppress(asyncio.CancelledError):
+            await anyio.sleep_forever()
+        return SimpleNamespace(data=b"{}")
+
+    task = asyncio.create_task(JetStream(SimpleNamespace(request=request), None, "here").ask("STREAM.NAMES"))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
 @pytest.mark.parametrize("form", ["$JS.ACK.S.C.1.2.3.{}.0", "$JS.ACK._.hash.S.C.1.2.3.{}.0.token"])
 def test_stamps_are_not_rounded_up(form: str) -> None:
     """A message that is stored at its own moment is found from that moment on."""
-    raw = SimpleNamespace(reply=form.format(1_700_000_000_123_456_999))
-    assert stored_at(raw) == datetime.fromtimestamp(1_700_000_000, timezone.utc) + timedelta(microseconds=123_456)
+    about = SimpleNamespace(sequence=SimpleNamespace(stream=2))
+    reply = form.format(1_700_000_000_123_456_999)
+    raw = SimpleNamespace(reply=reply, metadata=about, subject="s", data=b"", headers=None)
+    stored = datetime.fromtimestamp(1_700_000_000, timezone.utc) + timedelta(microseconds=123_456)
+    assert to_message(raw, "S", "").timestamp == stored
 
 
 def test_declarations() -> None:
