@@ -184,7 +184,6 @@ def _keep(playback: GroupPlayback, markers: Mapping[str, str]) -> None:
 
 def _keep_marker(playback: GroupPlayback, event: str, task_id: str, session: Any) -> None:
     from airflow.models.taskinstance import TaskInstance
-    from airflow.models.xcom import XComModel
     from sqlalchemy import select
 
     ref, ledger = playback.ref, playback.ledger
@@ -195,12 +194,21 @@ def _keep_marker(playback: GroupPlayback, event: str, task_id: str, session: Any
         return
     if facts is not None:
         for key, value in (("return_value", ledger.payload(ref, event)), ("event", facts)):
-            XComModel.set(key=key, value=value, **place, serialize=False, session=session)
+            _set_xcom(session, ti.dag_run.id, place, key, value)
     state, note = ledger.state(ref, event), ledger.note(ref, event)
     if note is not None and ti.note != note:
         ti.note = note
     if state is not None:
         ti.set_state(state, session=session)
+
+
+def _set_xcom(session: Any, dag_run_id: int, place: Mapping[str, Any], key: str, value: Any) -> None:
+    """As the marking route stores it: ``XComModel.set`` would put JSON into JSON on Airflow 3.1."""
+    from airflow.models.xcom import XComModel
+    from sqlalchemy import delete
+
+    session.execute(delete(XComModel).filter_by(**place, key=key))
+    session.add(XComModel(**place, dag_run_id=dag_run_id, key=key, value=value))
 
 
 def _result(run: Any, errors: Mapping[str, BaseException], groups: Mapping[str, GroupResult]) -> RunResult:
