@@ -1,8 +1,8 @@
 """Writing the marks of one run into Airflow's database, in one short transaction.
 
 Flow: lock the run, lock its task instances in the order of their ids, read their XComs, work out what changes
-(:mod:`event_triggers.server.settling`), write XComs, states, notes and audit log with a statement each for all marks
-together, clear what failed behind them, commit; then tell Airflow's listeners.
+(:mod:`event_triggers.server.settling`), write XComs, states, notes and audit log of all marks together
+(:mod:`event_triggers.server.rows`), clear what failed behind them, commit; then tell Airflow's listeners.
 
 Invariants:
 
@@ -20,33 +20,83 @@ Nothing is kept over a restart.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from airflow._shared.secrets_masker.secrets_masker import redact
-from airflow.models import DagRun, Log
+from airflow.models import DagRun
 from airflow.models.taskinstance import TaskInstance, TaskInstanceNote
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from airflow.utils.sqlalchemy import with_row_locks
-from sqlalchemy import delete, exists, insert, or_, select, text, tuple_, update
+from sqlalchemy import bindparam, delete, exists, or_, select, text, tuple_, update
+from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Session
 
 from event_triggers.marks import FACTS_KEY, PAYLOAD_KEY, Answer, Mark, RunMarks
 from event_triggers.server.following import clear_failed_behind, tell_listeners
+from event_triggers.server.rows import Rows
 from event_triggers.server.settling import Change, Marker, settle
 
 __all__ = ["Author", "Busy", "write_run"]
 
-_TI, _NOTE, _XCOM, _LOG, _RUN = (model.__table__ for model in (TaskInstance, TaskInstanceNote, XComModel, Log, DagRun))
+_TI, _NOTE, _XCOM, _RUN = (model.__table__ for model in (TaskInstance, TaskInstanceNote, XComModel, DagRun))
 _EVENT = "patch_task_instance"
 """What the public route is called in the audit log."""
 _FAILED = exists().where(
     _TI.c.dag_id == _RUN.c.dag_id, _TI.c.run_id == _RUN.c.run_id, _TI.c.state.in_(["failed", "upstream_failed"])
 )
 _LOCK_SQLITE = text("UPDATE dag_run SET id = id WHERE dag_id = :dag_id AND run_id = :run_id")
+
+
+def _of(table: Any) -> tuple[Any, Any]:
+    """Which rows are about the task instances that are to be marked."""
+    task_ids: Any = bindparam("task_ids", expanding=True)
+    map_indexes: Any = bindparam("map_indexes", expanding=True)
+    return table.c.task_id.in_(task_ids), table.c.map_index.in_(map_indexes)
+
+
+# Made once: putting a statement together takes as long as the database takes for it.
+_FIND_RUN = select(_RUN.c.id, _FAILED).where(_RUN.c.dag_id == bindparam("dag_id"), _RUN.c.run_id == bindparam("run_id"))
+_FIND_TASK_INSTANCES = (
+    select(
+        _TI.c.id,
+        _TI.c.task_id,
+        _TI.c.map_index,
+        _TI.c.state,
+        _TI.c.start_date,
+        _TI.c.end_date,
+        _NOTE.c.ti_id.label("noted"),
+    )
+    .select_from(_TI.outerjoin(_NOTE, _NOTE.c.ti_id == _TI.c.id))
+    .where(_TI.c.dag_id == bindparam("dag_id"), _TI.c.run_id == bindparam("run_id"), *_of(_TI))
+    .order_by(_TI.c.id)
+)
+_OF_MARKERS = select(_XCOM.c.task_id, _XCOM.c.map_index, _XCOM.c.key, _XCOM.c.value).where(
+    _XCOM.c.dag_run_id == bindparam("dag_run_id"), *_of(_XCOM)
+)
+_XCOMS = _OF_MARKERS.where(_XCOM.c.key.in_([FACTS_KEY, PAYLOAD_KEY]))
+_XCOMS_AND_SERIES = _OF_MARKERS.where(
+    or_(_XCOM.c.key.in_([FACTS_KEY, PAYLOAD_KEY]), _XCOM.c.key.startswith(f"{FACTS_KEY}_", autoescape=True))
+)
+
+
+class _Queries(NamedTuple):
+    """What reads and locks, as a database does it."""
+
+    lock_run: Any
+    lock_task_instances: Any
+
+
+@lru_cache(maxsize=4)
+def _queries(dialect: Dialect) -> _Queries:
+    with create_session(scoped=False) as session:
+        return _Queries(
+            with_row_locks(_FIND_RUN, session, of=_RUN, skip_locked=True),
+            with_row_locks(_FIND_TASK_INSTANCES, session, of=_TI),
+        )
 
 
 class Busy(Exception):
@@ -81,6 +131,11 @@ class _Found:
         """The note that it is given."""
         return next((change.note for _, change in reversed(self.changes) if change.note), None)
 
+    @property
+    def xcoms(self) -> dict[str, Any]:
+        """The XComs that it is given."""
+        return {key: value for _, change in self.changes for key, value in change.xcoms.items()}
+
 
 def write_run(run: RunMarks, author: Author) -> list[Answer]:
     """Make the marks of a run.
@@ -97,6 +152,12 @@ class _Writer:
         self._run = run
         self._author = author
         self._now: datetime = datetime.now(timezone.utc)
+        self._queries = _queries(session.get_bind().dialect)
+        self._of_run = {"dag_id": run.dag_id, "run_id": run.run_id}
+        self._of_marks = {
+            "task_ids": sorted({mark.task_id for mark in run.marks}),
+            "map_indexes": sorted({mark.map_index for mark in run.marks}),
+        }
         self._found: dict[tuple[str, int], _Found] = {}
         self._run_id = 0
 
@@ -107,10 +168,7 @@ class _Writer:
         self._lock_task_instances()
         self._read_xcoms()
         answers = [self._settle(mark) for mark in self._run.marks]
-        self._write_xcoms()
-        self._write_states()
-        self._write_notes()
-        self._write_log()
+        self._write()
         marked = [found for found in self._found.values() if found.state]
         if failed_behind and marked:
             task_ids = {found.row.task_id for found in marked}
@@ -123,54 +181,27 @@ class _Writer:
 
     def _lock_run(self) -> bool | None:
         """Whether anything in the run has failed; ``None`` when there is no such run."""
-        dag_id, run_id = self._run.dag_id, self._run.run_id
         if self._session.get_bind().dialect.name == "sqlite":
-            self._session.execute(_LOCK_SQLITE, {"dag_id": dag_id, "run_id": run_id})
-        query = select(_RUN.c.id, _FAILED).where(_RUN.c.dag_id == dag_id, _RUN.c.run_id == run_id)
-        locking = with_row_locks(query, self._session, of=_RUN, skip_locked=True)
-        row = self._session.execute(locking).one_or_none()
+            self._session.execute(_LOCK_SQLITE, self._of_run)
+        row = self._session.execute(self._queries.lock_run, self._of_run).one_or_none()
         if row is None:
-            if self._session.execute(query).one_or_none() is not None:
+            if self._session.execute(_FIND_RUN, self._of_run).one_or_none() is not None:
                 raise Busy
             return None
         self._run_id = row[0]
         return bool(row[1])
 
     def _lock_task_instances(self) -> None:
-        query = (
-            select(
-                _TI.c.id,
-                _TI.c.task_id,
-                _TI.c.map_index,
-                _TI.c.state,
-                _TI.c.start_date,
-                _TI.c.end_date,
-                _NOTE.c.ti_id.label("noted"),
-            )
-            .select_from(_TI.outerjoin(_NOTE, _NOTE.c.ti_id == _TI.c.id))
-            .where(_TI.c.dag_id == self._run.dag_id, _TI.c.run_id == self._run.run_id, *self._those(_TI))
-            .order_by(_TI.c.id)
-        )
-        for row in self._session.execute(with_row_locks(query, self._session, of=_TI)):
+        for row in self._session.execute(self._queries.lock_task_instances, {**self._of_run, **self._of_marks}):
             self._found[row.task_id, row.map_index] = _Found(row, Marker(str(row.id), row.state))
-
-    def _those(self, table: Any) -> list[Any]:
-        marks = self._run.marks
-        task_ids = sorted({mark.task_id for mark in marks})
-        map_indexes = sorted({mark.map_index for mark in marks})
-        return [table.c.task_id.in_(task_ids), table.c.map_index.in_(map_indexes)]
 
     def _read_xcoms(self) -> None:
         recorded = [mark for mark in self._run.marks if mark.messages is not None]
         if not recorded:
             return
-        keys = _XCOM.c.key.in_([FACTS_KEY, PAYLOAD_KEY])
-        if any(mark.wanted > 1 for mark in recorded):
-            keys = or_(keys, _XCOM.c.key.startswith(f"{FACTS_KEY}_", autoescape=True))
-        query = select(_XCOM.c.task_id, _XCOM.c.map_index, _XCOM.c.key, _XCOM.c.value).where(
-            _XCOM.c.dag_run_id == self._run_id, *self._those(_XCOM), keys
-        )
-        for task_id, map_index, key, value in self._session.execute(query):
+        query = _XCOMS_AND_SERIES if any(mark.wanted > 1 for mark in recorded) else _XCOMS
+        asked = {"dag_run_id": self._run_id, **self._of_marks}
+        for task_id, map_index, key, value in self._session.execute(query, asked):
             found = self._found.get((task_id, map_index))
             if found is not None:
                 found.marker.xcoms[key] = value
@@ -196,62 +227,57 @@ class _Writer:
 
     # ------------------------------------------------------------------ writing
 
-    def _write_xcoms(self) -> None:
-        same = {"dag_run_id": self._run_id, "dag_id": self._run.dag_id, "run_id": self._run.run_id}
-        rows: list[dict[str, Any]] = []
-        there: list[tuple[str, int, str]] = []
-        for (task_id, map_index), found in self._found.items():
-            xcoms = {key: value for _, change in found.changes for key, value in change.xcoms.items()}
-            place = {"task_id": task_id, "map_index": map_index, "timestamp": self._now}
-            rows += [{**same, **place, "key": key, "value": value} for key, value in xcoms.items()]
-            there += [(task_id, map_index, key) for key in sorted(found.there & xcoms.keys())]
+    def _write(self) -> None:
+        rows = Rows(self._now, self._xcom_rows(), self._state_rows(), self._note_rows(), self._log_rows())
+        self._make_way()
+        rows.write(self._session)
+
+    def _make_way(self) -> None:
+        """Delete the XComs that are replaced, and change the notes that are there."""
+        there = [
+            (task_id, map_index, key)
+            for (task_id, map_index), found in self._found.items()
+            for key in sorted(found.there & found.xcoms.keys())
+        ]
         if there:
             # As Airflow does: a row that somebody else has replaced meanwhile makes this a conflict, not a loss.
             key = tuple_(_XCOM.c.task_id, _XCOM.c.map_index, _XCOM.c.key)
             self._session.execute(delete(_XCOM).where(_XCOM.c.dag_run_id == self._run_id, key.in_(there)))
-        if rows:
-            self._session.execute(insert(_XCOM), rows)
+        for found in self._found.values():
+            if found.note and found.row.noted is not None:
+                values = {"content": found.note, "user_id": self._author.id, "updated_at": self._now}
+                self._session.execute(update(_NOTE).where(_NOTE.c.ti_id == found.row.id).values(**values))
 
-    def _write_states(self) -> None:
-        by_state: dict[str, list[Any]] = {}
+    def _xcom_rows(self) -> list[dict[str, Any]]:
+        same = {"dag_run_id": self._run_id, "dag_id": self._run.dag_id, "run_id": self._run.run_id}
+        return [
+            {**same, "task_id": task_id, "map_index": map_index, "timestamp": self._now, "key": key, "value": value}
+            for (task_id, map_index), found in self._found.items()
+            for key, value in found.xcoms.items()
+        ]
+
+    def _state_rows(self) -> list[dict[str, Any]]:
+        rows = []
         for found in self._found.values():
             if found.state:
-                by_state.setdefault(found.state, []).append(found.row)
-        for state, rows in by_state.items():
-            fresh = [row.id for row in rows if row.start_date is None and row.end_date is None]
-            if fresh:
-                values = {"start_date": self._now, "end_date": self._now, "duration": 0.0}
-                self._update_states(fresh, state, values)
-            for row in rows:
-                if row.start_date is not None or row.end_date is not None:
-                    start, end = row.start_date or self._now, row.end_date or self._now
-                    duration = (end - start).total_seconds()
-                    values = {"start_date": start, "end_date": end, "duration": duration}
-                    self._update_states([row.id], state, values)
+                start, end = found.row.start_date or self._now, found.row.end_date or self._now
+                duration = (end - start).total_seconds()
+                dates = {"start_date": start, "end_date": end, "duration": duration}
+                rows.append({"id": found.row.id, "state": found.state, **dates})
+        return rows
 
-    def _update_states(self, ids: Sequence[Any], state: str, values: dict[str, Any]) -> None:
-        self._session.execute(update(_TI).where(_TI.c.id.in_(ids)).values(state=state, updated_at=self._now, **values))
+    def _note_rows(self) -> list[dict[str, Any]]:
+        same = {"user_id": self._author.id, "created_at": self._now, "updated_at": self._now}
+        new = [found for found in self._found.values() if found.note and found.row.noted is None]
+        return [{**same, "ti_id": found.row.id, "content": found.note} for found in new]
 
-    def _write_notes(self) -> None:
-        noted = [(found.row, found.note) for found in self._found.values() if found.note]
-        new = [(row, note) for row, note in noted if row.noted is None]
-        if new:
-            same = {"user_id": self._author.id, "created_at": self._now, "updated_at": self._now}
-            self._session.execute(insert(_NOTE), [{**same, "ti_id": row.id, "content": note} for row, note in new])
-        for row, note in noted:
-            if row.noted is not None:
-                values = {"content": note, "user_id": self._author.id, "updated_at": self._now}
-                self._session.execute(update(_NOTE).where(_NOTE.c.ti_id == row.id).values(**values))
-
-    def _write_log(self) -> None:
-        rows = [
+    def _log_rows(self) -> list[dict[str, Any]]:
+        return [
             self._log_row(mark, change)
             for found in self._found.values()
             for mark, change in found.changes
             if change.state or change.note
         ]
-        if rows:
-            self._session.execute(insert(_LOG), rows)
 
     def _log_row(self, mark: Mark, change: Change) -> dict[str, Any]:
         extra: dict[str, Any] = {} if mark.map_index < 0 else {"map_index": str(mark.map_index)}
