@@ -100,6 +100,8 @@ class Misses:
         interest = entry.interest
         seen += entry.seen_past - entry.seen_before
         miss = Miss(interest.name, interest.source.label, seen, interest.count - entry.remaining)
+        if seen <= miss.received:
+            return miss  # nothing came that did not match
         pattern = None if interest.pattern is None else parse_pattern(interest.pattern)
         best: tuple[int, int] | None = None
         for message in self._newest_first():

@@ -347,9 +347,10 @@ class Subscription:
         texts = []
         for entry in self.entries:
             if entry.remaining > 0:
-                await asyncio.sleep(0)  # comparing takes its time, and others share the loop
                 miss = entry.responder.miss(entry)
-                texts += [str(miss)] if miss.seen > miss.received else []
+                if miss.seen > miss.received:
+                    texts.append(str(miss))
+                    await asyncio.sleep(0)  # comparing takes its time, and others share the loop
         return texts
 
     def position(self) -> Position | None:

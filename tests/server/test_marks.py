@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -314,6 +316,40 @@ async def test_two_clients_that_record_for_one_marker_lose_nothing(server: Serve
             assert task.state == "success"
             told = {x["id"] for of in answers for (answer,) in of for x in answer["held"] if isinstance(x, dict)}
             assert told <= set(held)
+
+
+async def test_payloads_are_stored_as_they_are(server: Server, client: httpx.AsyncClient) -> None:
+    """What is no value in SQL, and what JSON can hold and a database's JSON, or its text, may not."""
+    run = server.database.new_run()
+    payloads: list[Any] = [None, {"a": None, "b": [None, True, 1.5, ""]}, 2**63 - 1, "ü\u2028'\\\"$1 :now", [], "null"]
+    for payload in payloads:
+        run = server.database.new_run()
+        (answer,) = await post(client, run, mark("orders", message("one", payload)))
+        task = server.database.task(run, "orders")
+        assert (answer["state"], task.state) == ("success", "success")
+        assert task.xcoms["return_value"] == payload
+        assert task.xcoms["event"]["messages"][0]["id"] == "one"
+
+
+async def test_what_the_database_does_not_take_is_refused_alone(server: Server, client: httpx.AsyncClient) -> None:
+    """PostgreSQL has no character of code 0; SQLite has."""
+    run = server.database.new_run()
+    bad, good = mark("orders", message("bad", "\0")), mark("stock", message("good"))
+    answers = await post(client, run, bad, good)
+    refused = not str(settings.SQL_ALCHEMY_CONN).startswith("sqlite")
+    assert [answer.get("status", 200) for answer in answers] == [500 if refused else 200, 200]
+    assert server.database.task(run, "stock").state == "success"
+    assert server.database.task(run, "orders").state == (None if refused else "success")
+
+
+def test_whoever_wants_pythons_lock_gets_it_sooner_while_marks_are_made(server: Server) -> None:
+    from event_triggers.server import batches  # imports what warns before the server is there
+
+    usual = sys.getswitchinterval()
+    with suppress(RuntimeError), batches._giving_way():
+        assert sys.getswitchinterval() < usual
+        raise RuntimeError
+    assert sys.getswitchinterval() == usual
 
 
 async def test_a_run_that_somebody_holds_is_waited_for_and_no_other(server: Server, client: httpx.AsyncClient) -> None:
