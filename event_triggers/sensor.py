@@ -26,7 +26,7 @@ from event_triggers.errors import InvalidEventError
 from event_triggers.event import Event
 from event_triggers.marker import EventMarker
 from event_triggers.terms import Terms, Timeline
-from event_triggers.trigger import EventGroupTrigger
+from event_triggers.trigger import EventGroupTrigger, as_text
 from event_triggers.verdict import Status
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class EventGroupSensor(BaseSensorOperator):
         return StartTriggerArgs(
             trigger_cls=f"{EventGroupTrigger.__module__}.{EventGroupTrigger.__qualname__}",
             trigger_kwargs={
-                "events": self.events,
+                "events": as_text(self.events),
                 "markers": self.markers,
                 "timeout": float(self.timeout),
                 "deadline": None,

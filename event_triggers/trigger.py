@@ -12,6 +12,7 @@ harmless.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ from event_triggers.wait import GroupWait
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
-__all__ = ["EventGroupTrigger"]
+__all__ = ["EventGroupTrigger", "as_text"]
 
 log = plain_logger(__name__)
 
@@ -48,7 +49,8 @@ _ENDED = frozenset({"success", "failed", "skipped", "removed", "upstream_failed"
 class EventGroupTrigger(BaseTrigger):
     """Awaits the events of one group.
 
-    :param events: each event by name, as :meth:`Event.serialize` gives it; templates anywhere inside.
+    :param events: each event by name, as :meth:`Event.serialize` gives it; templates anywhere inside. Or all of it as
+        :func:`as_text` gives it.
     :param markers: the task id of each event's marker.
     :param timeout: seconds from the start of the try.
     :param deadline: as earlier releases said it: the start of the try and ``timeout`` in one, in ISO 8601.
@@ -64,7 +66,7 @@ class EventGroupTrigger(BaseTrigger):
     def __init__(
         self,
         *,
-        events: Mapping[str, Any],
+        events: Mapping[str, Any] | str,
         markers: Mapping[str, str],
         timeout: float,
         deadline: str | None = None,
@@ -76,7 +78,7 @@ class EventGroupTrigger(BaseTrigger):
         warned: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.events = events
+        self.events: Mapping[str, Any] = json.loads(events) if isinstance(events, str) else events
         self.markers = markers
         self.timeout = timeout
         self.deadline = deadline
@@ -235,6 +237,19 @@ class EventGroupTrigger(BaseTrigger):
                 "warned": self.warned,
             }
         )
+
+
+def as_text(events: Mapping[str, Any]) -> Mapping[str, Any] | str:
+    """Declared events as one text of JSON, where that is the same.
+
+    Airflow keeps the arguments of a trigger that starts without a worker in the serialised DAG, and sends that along
+    with every trigger: as data, events are a thousand small objects each time, in both processes of the triggerer.
+    """
+    try:
+        text = json.dumps(events, separators=(",", ":"))
+    except (TypeError, ValueError):
+        return events
+    return text if json.loads(text) == events else events
 
 
 class _Declared(Mapping[str, Any]):

@@ -7,7 +7,7 @@ import gc
 import json
 import weakref
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +20,7 @@ from event_triggers.errors import EventTriggersError
 from event_triggers.event import Event
 from event_triggers.ledger import GroupRef
 from event_triggers.runtime import Runtime, use_runtime
-from event_triggers.trigger import EventGroupTrigger
+from event_triggers.trigger import EventGroupTrigger, as_text
 from tests.unit.hub_kit import idle, soon
 from tests.unit.wait_kit import GROUP, WaitKit, from_log, from_queue
 
@@ -66,6 +66,20 @@ async def test_arguments_come_back_through_airflows_database() -> None:
     decode: Any = smart_decode_trigger_kwargs
     again = EventGroupTrigger(**{name: decode(value) for name, value in stored.items()})
     assert again.serialize() == (path, arguments)
+
+
+def test_events_as_one_text_are_the_same_events() -> None:
+    events = {"orders": from_log("{{ ds }}").serialize(), "stock": from_queue(count=3).serialize()}
+    text = as_text(events)
+    assert isinstance(text, str)
+    as_data, of_text = (EventGroupTrigger(events=one, markers={}, timeout=60.0) for one in (events, text))
+    assert of_text.serialize() == as_data.serialize()
+
+
+@pytest.mark.parametrize("value", [datetime(2030, 1, 1), ("a", "b"), {1: 2}, float("nan")])
+def test_what_is_no_json_stays_as_it_is(value: Any) -> None:
+    events = {"orders": {"match": value}}
+    assert as_text(events) is events
 
 
 def test_arguments_of_the_first_release_are_enough() -> None:
