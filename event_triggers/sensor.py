@@ -163,7 +163,7 @@ class EventGroupSensor(BaseSensorOperator):
             trigger_cls=f"{EventGroupTrigger.__module__}.{EventGroupTrigger.__qualname__}",
             trigger_kwargs={
                 "events": as_text(self.events),
-                "markers": self.markers,
+                "markers": as_text(self.markers),
                 "timeout": float(self.timeout),
                 "deadline": None,
                 "slack": (longest - timeout).total_seconds(),

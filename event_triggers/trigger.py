@@ -49,8 +49,8 @@ _ENDED = frozenset({"success", "failed", "skipped", "removed", "upstream_failed"
 class EventGroupTrigger(BaseTrigger):
     """Awaits the events of one group.
 
-    :param events: each event by name, as :meth:`Event.serialize` gives it; templates anywhere inside. Or all of it as
-        :func:`as_text` gives it.
+    :param events: each event by name, as :meth:`Event.serialize` gives it; templates anywhere inside. This, and
+        ``markers``, may be what :func:`as_text` makes of it.
     :param markers: the task id of each event's marker.
     :param timeout: seconds from the start of the try.
     :param deadline: as earlier releases said it: the start of the try and ``timeout`` in one, in ISO 8601.
@@ -67,7 +67,7 @@ class EventGroupTrigger(BaseTrigger):
         self,
         *,
         events: Mapping[str, Any] | str,
-        markers: Mapping[str, str],
+        markers: Mapping[str, str] | str,
         timeout: float,
         deadline: str | None = None,
         slack: float = 0.0,
@@ -79,7 +79,7 @@ class EventGroupTrigger(BaseTrigger):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.events: Mapping[str, Any] = json.loads(events) if isinstance(events, str) else events
-        self.markers = markers
+        self.markers: Mapping[str, str] = json.loads(markers) if isinstance(markers, str) else markers
         self.timeout = timeout
         self.deadline = deadline
         self.slack = slack
@@ -239,17 +239,17 @@ class EventGroupTrigger(BaseTrigger):
         )
 
 
-def as_text(events: Mapping[str, Any]) -> Mapping[str, Any] | str:
-    """Declared events as one text of JSON, where that is the same.
+def as_text(declared: Mapping[str, Any]) -> Mapping[str, Any] | str:
+    """Declared events, or their markers, as one text of JSON, where that is the same.
 
     Airflow keeps the arguments of a trigger that starts without a worker in the serialised DAG, and sends that along
     with every trigger: as data, events are a thousand small objects each time, in both processes of the triggerer.
     """
     try:
-        text = json.dumps(events, separators=(",", ":"))
+        text = json.dumps(declared, separators=(",", ":"))
     except (TypeError, ValueError):
-        return events
-    return text if json.loads(text) == events else events
+        return declared
+    return text if json.loads(text) == declared else declared
 
 
 class _Declared(Mapping[str, Any]):

@@ -72,7 +72,10 @@ def test_events_as_one_text_are_the_same_events() -> None:
     events = {"orders": from_log("{{ ds }}").serialize(), "stock": from_queue(count=3).serialize()}
     text = as_text(events)
     assert isinstance(text, str)
-    as_data, of_text = (EventGroupTrigger(events=one, markers={}, timeout=60.0) for one in (events, text))
+    markers = {"orders": "inputs.orders"}
+    as_data = EventGroupTrigger(events=events, markers=markers, timeout=60.0)
+    of_text = EventGroupTrigger(events=text, markers=as_text(markers), timeout=60.0)
+    assert of_text.markers == markers
     assert of_text.serialize() == as_data.serialize()
 
 
