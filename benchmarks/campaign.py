@@ -47,11 +47,11 @@ class Sizes(NamedTuple):
 FULL = Sizes(
     crowds=(10, 100, 1000),
     runs=4,
-    crowd_runs=3,
-    pairs=8,
+    crowd_runs=2,
+    pairs=6,
     ahead=10_000,
     peers=4,
-    sqs_default=3,
+    sqs_default=2,
     cpu_seconds=20,
     messages=40_000,
     rounds=3,
@@ -126,7 +126,7 @@ def _alone(world: World, report: Report, sizes: Sizes) -> Iterator[Step]:
     yield Step("latency: mqtt", ("latency",), 10, groups("mqtt", max(1, sizes.runs // 2), 0))
     yield Step("latency: sqs", ("latency",), 10, groups("sqs", max(1, sizes.runs // 2), 0))
     downstream = partial(measure_downstream, world, report, pairs=sizes.pairs)
-    yield Step("downstream", ("latency",), 5 * sizes.pairs, downstream)
+    yield Step("downstream", ("latency",), 8 * sizes.pairs, downstream)
     yield Step("messages ahead", ("latency",), 10, partial(measure_messages_ahead, world, report, messages=sizes.ahead))
 
 
@@ -138,7 +138,7 @@ def _marking(world: World, report: Report, sizes: Sizes) -> Iterator[Step]:
 def _peers(world: World, report: Report, sizes: Sizes) -> Iterator[Step]:
     ahead = 3 if sizes.peers > 1 else 1
     peers = partial(measure_peers, world, report, each=sizes.peers, sqs_default=sizes.sqs_default, ahead=ahead)
-    yield Step("peers", ("peers",), 90 if sizes.sqs_default else 50, peers)
+    yield Step("peers", ("peers",), 130 if sizes.sqs_default else 50, peers)
     reschedule = partial(measure_reschedule, world, report, runs=sizes.peers)
     yield Step("peers: reschedule", ("peers",), 10 * sizes.peers, reschedule, optional=True)
     yield Step("peers: costs", ("peers",), 20, partial(measure_await_costs, world, report), optional=True)
@@ -160,10 +160,10 @@ def _crowds(world: World, report: Report, sizes: Sizes) -> Iterator[Step]:
             measure_groups, world, report, "kafka", waiting=size, runs=sizes.crowd_runs, patched=sizes.crowd_runs
         )
         latency_at = partial(_at, crowd, size, latency)
-        yield Step(f"latency {size}", ("latency",), 12 * sizes.crowd_runs, latency_at, on_the_way)
+        yield Step(f"latency {size}", ("latency",), (12 + size / 60) * sizes.crowd_runs, latency_at, on_the_way)
     for size in reversed(sizes.crowds):
         recovery = partial(crowd.measure_recovery, size)
-        yield Step(f"recovery {size}", ("start",), 20 + size / 20, recovery, size < max(sizes.crowds))
+        yield Step(f"recovery {size}", ("start",), 30 + size / 10, recovery, size < max(sizes.crowds))
     yield Step("crowd: gone", wanted, 5, crowd.clear)
 
 
