@@ -46,9 +46,9 @@ class Sizes(NamedTuple):
 
 FULL = Sizes(
     crowds=(10, 100, 1000),
-    runs=4,
+    runs=3,
     crowd_runs=2,
-    pairs=6,
+    pairs=5,
     ahead=10_000,
     peers=4,
     sqs_default=2,
@@ -100,7 +100,7 @@ def before_airflow(brokers: Brokers, report: Report, sizes: Sizes) -> list[Step]
     """What needs the brokers alone."""
     throughput = partial(measure_throughput, brokers, report, messages=sizes.messages, rounds=sizes.rounds)
     return [
-        Step("throughput", ("throughput",), 60, throughput),
+        Step("throughput", ("throughput",), 20, throughput),
         Step("lag", ("throughput",), 15, partial(measure_lag, brokers, report, seconds=sizes.lag_seconds)),
         Step("bare clients", ("latency",), 8, partial(measure_floor, brokers, report, messages=20)),
     ]
@@ -132,7 +132,7 @@ def _alone(world: World, report: Report, sizes: Sizes) -> Iterator[Step]:
 
 def _marking(world: World, report: Report, sizes: Sizes) -> Iterator[Step]:
     marking = partial(measure_marking, world, report, runs=sizes.marked_runs, one_by_one=sizes.marked_one_by_one)
-    yield Step("marking", ("marking",), 80, marking)
+    yield Step("marking", ("marking",), 65, marking)
 
 
 def _peers(world: World, report: Report, sizes: Sizes) -> Iterator[Step]:
@@ -163,7 +163,7 @@ def _crowds(world: World, report: Report, sizes: Sizes) -> Iterator[Step]:
         yield Step(f"latency {size}", ("latency",), (12 + size / 60) * sizes.crowd_runs, latency_at, on_the_way)
     for size in reversed(sizes.crowds):
         recovery = partial(crowd.measure_recovery, size)
-        yield Step(f"recovery {size}", ("start",), 30 + size / 10, recovery, size < max(sizes.crowds))
+        yield Step(f"recovery {size}", ("start",), 30 + size / 12, recovery, size < max(sizes.crowds))
     yield Step("crowd: gone", wanted, 5, crowd.clear)
 
 
