@@ -43,14 +43,17 @@ class Telling:
             self._go_on()
 
     def _go_on(self) -> None:
-        for _ in range(AT_ONCE):
-            if not self._due:
-                return
-            left, level, text, args = self._due[0]
-            subscription = left.popleft()
-            if subscription in self._listeners:
-                subscription.tell(level, text, *args)
-            if not left:
-                self._due.popleft()
-        if self._due:
-            asyncio.get_running_loop().call_soon(self._go_on)
+        try:
+            for _ in range(AT_ONCE):
+                if not self._due:
+                    return
+                left, level, text, args = self._due[0]
+                subscription = left.popleft()
+                if not left:
+                    self._due.popleft()
+                if subscription in self._listeners:
+                    subscription.tell(level, text, *args)
+        finally:
+            # Also when somebody's log has failed: the others' lines are not lost with it.
+            if self._due:
+                asyncio.get_running_loop().call_soon(self._go_on)

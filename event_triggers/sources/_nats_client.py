@@ -152,13 +152,20 @@ def _stored_at(raw: Any) -> datetime:
 def _cancellation_passes() -> Iterator[None]:
     """The client goes on when it is cancelled while it flushes (``Client._flush_pending``); we do not.
 
-    Python 3.10 does not tell how often a task was cancelled: there, it ends with the next cancellation.
+    Not where a cancel scope of anyio is cancelled: that cancels again by itself. Python 3.10 does not tell how often a
+    task was cancelled: there, it ends with the next cancellation.
     """
     cancelled: Callable[[], int] = getattr(asyncio.current_task(), "cancelling", lambda: 0)
     before = cancelled()
-    yield
-    if cancelled() > before:
+    failed: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failed = error
+    if cancelled() > before and anyio.current_effective_deadline() != float("-inf"):
         raise asyncio.CancelledError
+    if failed is not None:
+        raise failed
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -200,7 +207,7 @@ async def _connect(client: Any, hosts: list[str], where: str, options: Mapping[s
     # Failures are the hub's to see, and to wait after.
     once: dict[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
     try:
-        with _cancellation_passes(), anyio.fail_after(_TIMEOUT):
+        with anyio.fail_after(_TIMEOUT), _cancellation_passes():
             await client.connect(
                 hosts, error_cb=note, connect_timeout=_TIMEOUT, name="event_triggers", **once, **options
             )

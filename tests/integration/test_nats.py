@@ -275,12 +275,15 @@ async def test_wrong_connections(fields: dict[str, Any], text: str) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="a task of Python 3.10 does not tell that it was cancelled")
-async def test_cancelled_while_the_client_flushes() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+async def test_cancelled_while_the_client_flushes(fails: bool) -> None:
     """A mock: the real client passes over its cancellation only in the turn in which it wakes its flusher."""
 
     async def request(*_: Any, **__: Any) -> Any:
         with suppress(asyncio.CancelledError):
             await anyio.sleep_forever()
+        if fails:
+            raise OSError("it is closed")
         return SimpleNamespace(data=b"{}")
 
     task = asyncio.create_task(JetStream(SimpleNamespace(request=request), None, "here").ask("STREAM.NAMES"))

@@ -7,12 +7,14 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from event_triggers.sources.base import Opening, Position
 from event_triggers.subscription import Interest, Subscription
-from event_triggers.telling import AT_ONCE
+from event_triggers.telling import AT_ONCE, Telling
 from tests.unit.hub_kit import QUEUE, Kit, ScriptLog, ScriptQueue, idle, scripted, want
 
 _TASK: ContextVar[str] = ContextVar("task", default="the process")
@@ -86,6 +88,24 @@ async def test_a_crowd_is_told_in_order_and_some_in_each_turn(kit: Kit, logs: Lo
         everybody = [str(number) for number in range(2 * AT_ONCE)]
         assert [name for name, _ in logs.told("first") if name != "leaving"] == everybody
         assert [name for name, _ in logs.told("second")] == everybody, "who has left is told no more"
+
+
+async def test_a_log_that_fails_keeps_no_line_from_the_others() -> None:
+    told: list[int] = []
+
+    def listener(number: int) -> Any:
+        def tell(*_: object) -> None:
+            if number == 0:
+                raise OSError("no space left")
+            told.append(number)
+
+        return SimpleNamespace(tell=tell)
+
+    listeners = [listener(number) for number in range(2 * AT_ONCE)]
+    with pytest.raises(OSError, match="no space"):
+        Telling(listeners).tell(logging.WARNING, "a line")
+    await idle()
+    assert told == list(range(1, 2 * AT_ONCE))
 
 
 async def test_the_past_concerns_those_who_read_it(kit: Kit, logs: Logs) -> None:
