@@ -69,6 +69,7 @@ class Hub:
         self._closing: dict[Hashable, asyncio.Task[None]] = {}
         self._lost_sessions: set[str] = set()
         self._callables = Callables()
+        self._comparing = asyncio.Lock()
 
     @asynccontextmanager
     async def subscribe(self, group: str, interests: Iterable[Interest]) -> AsyncIterator[Subscription]:
@@ -84,7 +85,7 @@ class Hub:
         for interest in wanted:
             if interest.pattern is not None:
                 check_pattern(interest.pattern, rendered=True)
-        subscription = Subscription(group)
+        subscription = Subscription(group, self._clock, self._comparing)
         joined: dict[Channel, Hashable] = {}
         try:
             for interest in wanted:

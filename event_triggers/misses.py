@@ -1,16 +1,19 @@
 """What a channel has seen lately, so that a group that waits in vain can be told which message came nearest.
 
 Kept are the last :data:`MOST_KEPT` messages that were looked at, or some more, whoever wanted them. Nothing is compared
-until somebody asks, so waiting costs nothing for it. After a restart it begins anew.
+until somebody asks, so waiting costs nothing for it. Who asks is answered with one pass over what is kept, and words
+are made of the nearest alone: a thousand groups that began together ask together. After a restart it begins anew.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import chain
+from typing import NamedTuple, cast
 
 from event_triggers.matching import explain, parse_pattern
+from event_triggers.matching.explain import Distance, distance
 from event_triggers.matching.syntax import Pattern
 from event_triggers.message import Message
 from event_triggers.sources.base import Source
@@ -89,8 +92,12 @@ class Misses:
             recent.popleft()
 
     def _newest_first(self) -> Iterator[Message]:
-        for one in reversed(self._recent):
-            yield from reversed(one) if isinstance(one, Unread) else (one,)
+        if any(one.__class__ is not Message for one in self._recent):
+            # Somebody asks, and others will: each message is made, and decoded, once for all of them.
+            made = (one if isinstance(one, Unread) else (one,) for one in self._recent)
+            self._recent = deque(chain.from_iterable(made))
+            self._forget()
+        return cast("Iterator[Message]", reversed(self._recent))
 
     def nearest(self, entry: Entry, seen: int) -> Miss:
         """What came nearest to this entry.
@@ -103,14 +110,17 @@ class Misses:
         if seen <= miss.received:
             return miss  # nothing came that did not match
         pattern = None if interest.pattern is None else parse_pattern(interest.pattern)
-        best: tuple[int, int] | None = None
+        best: Distance | None = None
+        nearest: Message | None = None
         for message in self._newest_first():
-            if message.id in entry.seen or not _routed(interest.source, message):
+            far = _distance(entry, pattern, message)
+            if far is None or (best is not None and far >= best):
                 continue
-            rank, why = _judged(entry, pattern, message)
-            if why is not None and (best is None or rank < best):
-                best, miss = rank, miss._replace(position=shown(message.position, 100), why=why)
-        return miss
+            if message.id not in entry.seen and _routed(interest.source, message):
+                best, nearest = far, message
+        if nearest is None:
+            return miss
+        return miss._replace(position=shown(nearest.position, 100), why=_why(entry, pattern, nearest))
 
 
 def _size(batch: Unread) -> int:
@@ -124,14 +134,22 @@ def _routed(source: Source, message: Message) -> bool:
         return False  # said already, when the message came
 
 
-def _judged(entry: Entry, pattern: Pattern | None, message: Message) -> tuple[tuple[int, int], str | None]:
-    """How far a message is from counting (less is nearer), and why."""
+def _distance(entry: Entry, pattern: Pattern | None, message: Message) -> Distance | None:
+    """How far a message is from counting; ``None`` when nothing is known that kept it from it."""
+    far = None if pattern is None else distance(pattern, message)
+    if far is not None:
+        return far
+    if not entry.in_time(message):
+        return (0, 0)
+    return (1, 0) if entry.interest.accepts is not None else None
+
+
+def _why(entry: Entry, pattern: Pattern | None, message: Message) -> str:
+    """What kept a message from counting, which something has."""
     mismatch = None if pattern is None else explain(pattern, message)
     if mismatch is not None:
-        return (mismatch.missing, -mismatch.holding), f"differed in {mismatch}"
-    if not entry.in_time(message):
-        when = message.timestamp.isoformat(timespec="milliseconds") if message.timestamp else "too late"
-        return (0, 0), f"is stamped {when}"
-    if entry.interest.accepts is not None:
-        return (1, 0), "was not taken by the match callable"
-    return (0, 0), None
+        return f"differed in {mismatch}"
+    if entry.in_time(message):
+        return "was not taken by the match callable"
+    when = message.timestamp.isoformat(timespec="milliseconds") if message.timestamp else "too late"
+    return f"is stamped {when}"

@@ -279,11 +279,13 @@ class Subscription:
 
     :param group: whose.
     :param clock: the time to go by.
+    :param comparing: held by the one group that looks for what came nearest; the same for all that share a loop.
     """
 
-    def __init__(self, group: str, clock: Clock | None = None) -> None:
+    def __init__(self, group: str, clock: Clock | None = None, comparing: asyncio.Lock | None = None) -> None:
         self.group = group
         self._clock = clock or SystemClock()
+        self._comparing = comparing or asyncio.Lock()
         self.entries: list[Entry] = []
         self.over = False
         """Set when the group has ended for good; what it leaves open is then declined instead of abandoned."""
@@ -345,12 +347,15 @@ class Subscription:
     async def misses(self) -> list[str]:
         """Of each event that is still missing although messages came: what came nearest; for people."""
         texts = []
-        for entry in self.entries:
-            if entry.remaining > 0:
-                miss = entry.responder.miss(entry)
-                if miss.seen > miss.received:
-                    texts.append(str(miss))
-                    await asyncio.sleep(0)  # comparing takes its time, and others share the loop
+        # Groups that began together ask together. One at a time: else each turn of the loop would take as long as
+        # comparing for all of them.
+        async with self._comparing:
+            for entry in self.entries:
+                if entry.remaining > 0:
+                    miss = entry.responder.miss(entry)
+                    if miss.seen > miss.received:
+                        texts.append(str(miss))
+                        await asyncio.sleep(0)
         return texts
 
     def position(self) -> Position | None:

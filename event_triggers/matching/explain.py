@@ -1,4 +1,7 @@
-"""Why a document does not match: the nearest reason, for people, and how near it was, for ranking."""
+"""Why a document does not match: the nearest reason, for people, and how near it was, for ranking.
+
+Ranking comes first and is cheap, for whoever waits in vain compares many documents; only the nearest is put into words.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,16 @@ from typing import Any, NamedTuple
 from event_triggers.matching.decoding import decoded
 from event_triggers.matching.envelope import documents_for
 from event_triggers.matching.leaves import Leaf, literal
-from event_triggers.matching.reference import elements, fits_one, is_object, scalars
+from event_triggers.matching.reference import MISSING, elements, fits_one, is_object, scalars
 from event_triggers.matching.structure import Path
 from event_triggers.matching.syntax import READABLE, Alternative, Pattern, parse_pattern
 from event_triggers.message import UNDECODABLE, Message
 from event_triggers.text import shown
 
-__all__ = ["Mismatch", "explain"]
+__all__ = ["Distance", "Mismatch", "distance", "explain"]
+
+Distance = tuple[int, int]
+"""How far a document is from matching: how many leaves do not hold; among equals, minus how many do."""
 
 _VALUES_SHOWN = 3
 
@@ -58,27 +64,56 @@ def explain(
     """
     parsed = pattern if isinstance(pattern, Pattern) else parse_pattern(pattern)
     body = decoded(document)
-    nearest: Mismatch | None = None
-    candidates = documents_for(parsed, body)
-    for one in candidates:
+    nearest: tuple[Distance, Alternative, Mapping[str, Any]] | None = None
+    for one in documents_for(parsed, body):
         for alternative in parsed.alternatives:
-            if fits_one(alternative, one):
+            far = _distance(alternative, one)
+            if far is None:
                 return None
-            found = _mismatch(alternative, one)
-            if nearest is None or _distance(found) < _distance(nearest):
-                nearest = found
-    return nearest or _unreadable(parsed, body)
+            if nearest is None or far < nearest[0]:
+                nearest = far, alternative, one
+    return _unreadable(parsed, body) if nearest is None else _mismatch(*nearest[1:])
 
 
-def _distance(mismatch: Mismatch) -> tuple[int, int]:
-    return mismatch.missing, -mismatch.holding
+def distance(pattern: Pattern, document: Mapping[str, Any] | bytes | str | Message) -> Distance | None:
+    """Say how far a document is from matching, as :func:`explain` would find it, without words.
+
+    :returns: ``None`` exactly when the document matches.
+    """
+    nearest: Distance | None = None
+    body = document.document if isinstance(document, Message) else decoded(document)
+    plain = body.__class__ is dict and not pattern.about_message
+    for one in (body,) if plain else documents_for(pattern, document):
+        for alternative in pattern.alternatives:
+            far = _distance(alternative, one)
+            if far is None:
+                return None
+            if nearest is None or far < nearest:
+                nearest = far
+    return nearest or (_fewest_leaves(pattern), 0)
+
+
+def _distance(alternative: Alternative, document: Mapping[str, Any]) -> Distance | None:
+    leaves, holding, excluded = alternative.leaves, 0, False
+    for leaf, path in zip(leaves, alternative.structure.paths, strict=True):
+        if _holds(leaf, document, path):
+            holding += 1
+        elif not leaf.absent:
+            excluded = True  # a leaf that holds nowhere, and must: so the whole cannot
+    if not excluded and fits_one(alternative, document):
+        return None
+    return len(leaves) - holding, -holding
+
+
+def _fewest_leaves(pattern: Pattern) -> int:
+    return min(len(one.leaves) for one in pattern.alternatives)
 
 
 def _unreadable(pattern: Pattern, body: Any) -> Mismatch:
     if isinstance(body, Message):
         body = body.document
     got = "the body is not JSON" if body is UNDECODABLE else f"the body is {_kind(body)}"
-    return Mismatch(0, min(len(one.leaves) for one in pattern.alternatives), "", got, "a JSON object")
+    return Mismatch(0, _fewest_leaves(pattern), "", got, "a JSON object")
 
 
 def _kind(body: Any) -> str:
@@ -98,6 +133,19 @@ def _mismatch(alternative: Alternative, document: Mapping[str, Any]) -> Mismatch
 
 
 def _holds(leaf: Leaf, document: Any, path: Path) -> bool:
+    value = document
+    for name in path:
+        if value.__class__ is not dict:
+            return _holds_somewhere(leaf, document, path)
+        value = value.get(name, MISSING)
+    if value is MISSING:
+        return leaf.absent
+    if value.__class__ is list or value.__class__ is dict:
+        return _holds_somewhere(leaf, document, path)
+    return leaf.holds(value)
+
+
+def _holds_somewhere(leaf: Leaf, document: Any, path: Path) -> bool:
     found = False
     for scalar in _scalars_at(document, path):
         if leaf.holds(scalar):

@@ -11,7 +11,8 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import event, given, settings
 
-from event_triggers.matching import PatternIndex, explain, matches
+from event_triggers.matching import PatternIndex, explain, matches, parse_pattern
+from event_triggers.matching.explain import distance
 
 # Few fields and values, so that patterns and documents often meet; some values are equal in Python and not in JSON.
 FIELDS = st.sampled_from("abc")
@@ -195,6 +196,7 @@ def test_matching_follows_the_rules(pattern: dict[str, Any], document: Any) -> N
     assert index.matching(document) == ["token"] * expected
     reason = explain(pattern, document)
     assert (reason is None) is expected
+    assert distance(parse_pattern(pattern), document) == (reason and (reason.missing, -reason.holding))
     if reason is not None:
         assert str(reason).isprintable()
         assert 0 <= reason.holding <= reason.leaves

@@ -16,6 +16,7 @@ from benchmarks.memory import memory_per_group
 from event_triggers import message
 from event_triggers.matching import PatternIndex
 from event_triggers.message import Message
+from event_triggers.misses import MOST_KEPT
 from tests.unit.hub_kit import Kit, ScriptLog, UnreadMessages, idle, soon, want
 from tests.unit.wait_kit import WaitKit, from_log
 
@@ -24,6 +25,8 @@ _MOST_CALLS_PER_MESSAGE = 17
 _READ_AT_ONCE = 500
 _MOST_CALLS_PER_UNREAD_MESSAGE = 2
 """Of a batch whose messages are made only when somebody wants them, as Kafka's are."""
+_MOST_CALLS_PER_MISS = 12
+"""To compare one event, of two fields, with one message."""
 _MOST_TASKS_PER_GROUP = 3
 _MOST_BYTES_PER_GROUP = 40 * 1024
 
@@ -120,6 +123,19 @@ async def test_an_idle_group_is_woken_by_nothing(waits: WaitKit) -> None:
             waits.clock.advance(30)
             await idle()
         assert calls.of == {"_look": 0, "misses": 0, "receive": 0}
+
+
+async def test_looking_for_the_nearest_miss(kit: Kit) -> None:
+    source = ScriptLog()
+    interests = [want(source, f"event_{n}", pattern={"table": [f"t_{n}_x"], "day": ["a day"]}) for n in range(20)]
+    async with kit.group(*interests) as one, kit.group(*interests, name="another") as another:
+        await _calls(kit, source, 0, unread=_READ_AT_ONCE)
+        assert len(await one.misses()) == 20
+        with _Calls("message", "explain") as calls:
+            assert len(await another.misses()) == 20
+        assert calls.of["message"] == 0, "made once for all who ask"
+        assert calls.of["explain"] == 20, "of the nearest alone there are words"
+        assert calls.all / 20 / MOST_KEPT < _MOST_CALLS_PER_MISS
 
 
 async def test_memory_of_a_waiting_group() -> None:

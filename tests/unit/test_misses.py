@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 
+from event_triggers.channel import Channel
 from event_triggers.event import Event
 from event_triggers.message import Message
+from event_triggers.subscription import Entry, Missed
 from event_triggers.testing import MemoryLog, MemoryQueue
 from event_triggers.verdict import Status
-from tests.unit.hub_kit import idle
+from tests.unit.hub_kit import Kit, ScriptLog, idle, scripted, want
 from tests.unit.wait_kit import WaitKit, from_log
 
 
@@ -123,3 +129,34 @@ async def test_a_message_that_a_queue_gives_again_counts_once(waits: WaitKit) ->
 async def test_what_a_message_holds_cannot_forge_the_log(waits: WaitKit) -> None:
     text = await text_at_the_deadline(waits, orders(), ("orders", "x\nERROR forged \x1b[31m"))
     assert text.isprintable()
+
+
+async def test_groups_that_ask_together_are_answered_one_after_the_other(kit: Kit) -> None:
+    """So a turn of the event loop is as long as comparing takes for one event, however many groups ask."""
+    source = ScriptLog()
+    interests = [want(source, f"event_{n}", pattern={"n": [-n - 1]}) for n in range(3)]
+    async with AsyncExitStack() as stack:
+        groups = [await stack.enter_async_context(kit.group(*interests, name=f"group {n}")) for n in range(5)]
+        source.stream.feed.put_nowait([scripted(0)])
+        await idle()
+        compared: list[tuple[str, int]] = []
+        turn = 0
+
+        async def count_turns() -> None:
+            nonlocal turn
+            while True:
+                turn += 1
+                await asyncio.sleep(0)
+
+        def seen(channel: Channel, entry: Entry) -> Missed:
+            compared.append((entry.subscription.group, turn))
+            return miss(channel, entry)
+
+        miss = Channel.miss
+        with patch.object(Channel, "miss", seen):
+            counting = asyncio.create_task(count_turns())
+            assert [len(one) for one in await asyncio.gather(*(group.misses() for group in groups))] == [3] * 5
+            counting.cancel()
+        turns = [turn for _, turn in compared]
+        assert all(later - one >= 1 for one, later in pairwise(turns))
+        assert [name for name, _ in compared] == [f"group {n}" for n in range(5) for _ in range(3)]
