@@ -110,14 +110,19 @@ def _start(demos: list[DemoProcess], tmp_path: Path, **env: str) -> DemoProcess:
 @pytest.mark.timeout(600)  # it starts an Airflow
 class TestDemo:
     def test_shows_and_checks_everything_and_leaves_nothing(self, demos: list[DemoProcess], tmp_path: Path) -> None:
-        demo = _start(demos, tmp_path)
-        assert demo.end() == 0, demo.output
-        assert demo.left() == ([], []), demo.output
+        demo = _start(demos, tmp_path, KEEP="1")
+        demo.wait_for("Ctrl-C ends it")
         for task in ("inputs.orders", "inputs.stock", "inputs.shifts", "close_books"):
             assert re.search(rf" s  {task} +success +\S", demo.output), f"{task} was not shown:\n{demo.output}"
         assert len(re.findall("must not count", demo.output)) == 5
         assert len(re.findall(r"^  ok    ", demo.output, re.MULTILINE)) >= 15
         assert "FAILED" not in demo.output
+        address = re.search(r"(http://\S+)/dags/daily_close/runs/", demo.output)
+        assert address is not None
+        assert _answers(address[1])
+        demo.send(signal.SIGINT)
+        assert demo.end(60) == 0, demo.output
+        assert demo.left() == ([], []), demo.output
 
     def test_leaves_nothing_when_interrupted(self, demos: list[DemoProcess], tmp_path: Path) -> None:
         demo = _start(demos, tmp_path)
@@ -125,16 +130,6 @@ class TestDemo:
         assert demo.processes()
         demo.send(signal.SIGTERM)
         assert demo.end(60) == 128 + signal.SIGTERM, demo.output
-        assert demo.left() == ([], []), demo.output
-
-    def test_keep_leaves_airflow_open_until_interrupted(self, demos: list[DemoProcess], tmp_path: Path) -> None:
-        demo = _start(demos, tmp_path, KEEP="1")
-        demo.wait_for("Ctrl-C ends it")
-        address = re.search(r"(http://\S+)/dags/daily_close/runs/", demo.output)
-        assert address is not None
-        assert _answers(address[1])
-        demo.send(signal.SIGINT)
-        assert demo.end(60) == 0, demo.output
         assert demo.left() == ([], []), demo.output
 
 
