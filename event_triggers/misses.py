@@ -7,6 +7,7 @@ are made of the nearest alone: a thousand groups that began together ask togethe
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
@@ -21,10 +22,12 @@ from event_triggers.subscription import Entry
 from event_triggers.text import shown
 from event_triggers.unread import Unread
 
-__all__ = ["MOST_KEPT", "Miss", "Misses"]
+__all__ = ["FARTHEST", "MOST_KEPT", "Miss", "Misses"]
 
 MOST_KEPT = 50
 _MOST_BYTES = 1024 * 1024
+FARTHEST: Distance = (sys.maxsize, 0)
+"""Of what cannot be compared: nothing that is kept has been missed."""
 
 
 class Miss(NamedTuple):
@@ -40,6 +43,8 @@ class Miss(NamedTuple):
     """Of the last ones, where the nearest is."""
     why: str | None = None
     """What kept that from counting, as the rest of a sentence about it."""
+    far: Distance = FARTHEST
+    """How far that is from counting, to compare with others."""
 
     def __str__(self) -> str:
         messages = f"{self.seen:,} message{'' if self.seen == 1 else 's'} seen on {self.label}"
@@ -118,9 +123,10 @@ class Misses:
                 continue
             if message.id not in entry.seen and _routed(interest.source, message):
                 best, nearest = far, message
-        if nearest is None:
+        if nearest is None or best is None:
             return miss
-        return miss._replace(position=shown(nearest.position, 100), why=_why(entry, pattern, nearest))
+        why = _why(entry, pattern, nearest)
+        return miss._replace(position=shown(nearest.position, 100), why=why, far=best)
 
 
 def _size(batch: Unread) -> int:

@@ -98,6 +98,10 @@ class Missed(Protocol):
     def received(self) -> int:
         """How many of them count."""
 
+    @property
+    def far(self) -> tuple[int, int]:
+        """How far the nearest was from counting; the less, the nearer."""
+
 
 class Responder(Protocol):
     """The channel, as a group sees it."""
@@ -345,8 +349,11 @@ class Subscription:
             await self._changed.wait()
 
     async def misses(self) -> list[str]:
-        """Of each event that is still missing although messages came: what came nearest; for people."""
-        texts = []
+        """Of each event that is still missing although messages came: what came nearest; for people.
+
+        The nearest of all comes first: most likely that is what was meant.
+        """
+        found = []
         # Groups that began together ask together. One at a time: else each turn of the loop would take as long as
         # comparing for all of them.
         async with self._comparing:
@@ -354,9 +361,9 @@ class Subscription:
                 if entry.remaining > 0:
                     miss = entry.responder.miss(entry)
                     if miss.seen > miss.received:
-                        texts.append(str(miss))
+                        found.append(miss)
                         await asyncio.sleep(0)
-        return texts
+        return [str(miss) for miss in sorted(found, key=lambda miss: miss.far)]
 
     def position(self) -> Position | None:
         """In a log of a single interest: whatever lies before this has been answered, or was not wanted.

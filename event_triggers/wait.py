@@ -65,7 +65,7 @@ JOIN_AGAIN = (1.0, 2.0, 4.0, 8.0)
 _TELL_AFTER = (60.0, 600.0, 3600.0, 6 * 3600.0)
 """Seconds between two looks at what came nearest to the events still missing; the last one again and again."""
 _MISSES_SHOWN = 5
-"""How many of them stand in the error of a sensor whose time is up."""
+"""How many of them, the nearest first, are told while waiting, and stand in the error of a sensor whose time is up."""
 
 
 class GroupWait:
@@ -270,8 +270,11 @@ class GroupWait:
 
     def _note_misses(self, subscription: Subscription, pauses: Iterator[float]) -> None:
         async def tell() -> None:
-            for text in await subscription.misses():
+            misses = await subscription.misses()
+            for text in misses[:_MISSES_SHOWN]:
                 log.info("%s", text)
+            if len(misses) > _MISSES_SHOWN:
+                log.info("so it is with %s more; at the deadline each is told", len(misses) - _MISSES_SHOWN)
             self._note_misses(subscription, pauses)
 
         self._agenda.note(next(pauses), "near misses", tell)

@@ -115,6 +115,27 @@ async def test_it_is_said_now_and_then_while_waiting(waits: WaitKit, caplog: pyt
     assert counts == [0, 1, 1, 2, 2, 3]
 
 
+async def test_of_many_the_nearest_are_told_while_waiting_and_all_at_the_deadline(
+    waits: WaitKit, caplog: pytest.LogCaptureFixture
+) -> None:
+    events = {f"event_{n}": orders(f"2030-01-{n + 10}") for n in range(6)}
+    events["stock"] = replace(orders(), match={"table": ["stock"], "date": ["2030-01-01"]})
+    with caplog.at_level(logging.INFO, logger="event_triggers"):
+        async with waits.running(events, timeout=100) as wait:
+            send(waits, "shifts", "2030-01-01")
+            await waits.later(60)
+            told = [record.getMessage() for record in caplog.records if "none matched" in record.getMessage()]
+            more = [record.getMessage() for record in caplog.records if " more" in record.getMessage()]
+            caplog.clear()
+            await waits.later(40)
+            verdict = await wait.verdict()
+    assert ["none matched stock" in one for one in told] == [True, False, False, False, False]
+    assert more == ["so it is with 2 more; at the deadline each is told"]
+    assert sum("none matched" in record.getMessage() for record in caplog.records) == 7
+    assert verdict.text.startswith("1 message seen on memory-log log, none matched stock; ")
+    assert verdict.text.endswith("and 2 more in the log")
+
+
 async def test_a_message_that_a_queue_gives_again_counts_once(waits: WaitKit) -> None:
     event = Event(MemoryQueue("queue"), match={"table": ["orders"]})
     async with waits.running({"orders": event}, timeout=600) as wait:
