@@ -1,8 +1,9 @@
-"""Many marks of many runs: each run in its own transaction, each mark answered whatever becomes of the others.
+"""Many marks of many runs, in short transactions, each mark answered whatever becomes of the others.
 
 Flow: who asks must be allowed to; payloads that Airflow reserves are refused; then the runs are written one after the
-other, first those that nobody has locked. A transaction that lost against another one is repeated. One that fails over
-something in it is repeated mark by mark, so that only the mark that is to blame is refused.
+other, first those that nobody has locked. The others are waited for together, and written in one transaction. One that
+lost against another is repeated. One that fails over something in it is repeated run by run, then mark by mark, so that
+only the mark that is to blame is refused.
 
 Invariants: between two transactions the thread holds no lock and no connection, and lets the other requests of this
 API server go first. What is answered with status 200 is committed.
@@ -14,22 +15,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.models.dag import DagModel
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from event_triggers.marks import Answer, Mark, RunMarks
+from event_triggers.server.conflicts import lost_against_another
 from event_triggers.server.refusals import reserved_key_in
-from event_triggers.server.writing import Author, Busy, write_run
+from event_triggers.server.writing import Author, Busy, can_wait, write_run, write_runs_when_free
 from event_triggers.text import plain_logger, shown, text_of
 
 __all__ = ["DatabaseAway", "write_batch"]
 
 log = plain_logger(__name__)
+
+_Written = TypeVar("_Written")
 
 _NEEDED: tuple[tuple[Any, DagAccessEntity], ...] = (
     ("PUT", DagAccessEntity.TASK_INSTANCE),
@@ -42,12 +46,14 @@ _SWITCH = 0.0005
 """Seconds that this thread keeps Python's lock from others."""
 _BREATH = 0.001
 """Seconds between two transactions, for whoever else wants this process."""
+_LONGEST_WAIT = 5.0
+"""Seconds to wait for somebody's lock. A scheduler at work holds 20 runs for less than one, and then begins again."""
+_MOST_TOGETHER = 20
+"""So many runs that somebody has locked are written in one transaction."""
 _PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0)
-"""Seconds before each try at a run that somebody has locked. A scheduler at work holds 20 runs for less than one."""
+"""Seconds before each try at one that somebody has locked, where the database cannot wait in bounded time."""
 _MOST_TRIES = 5
 _FIRST_PAUSE = 0.02
-_LOST_AGAINST_ANOTHER = {"40001", "40P01", "1205", "1213"}
-"""PostgreSQL's and MySQL's codes for a transaction that is to be repeated."""
 
 
 class DatabaseAway(Exception):
@@ -83,8 +89,10 @@ def _write_all(runs: Sequence[RunMarks], user: Any, author: Author) -> list[list
         except Busy:
             later.append(number)
         time.sleep(_BREATH)
-    for number in later:
-        answers[number] = _write_when_free(runs[number], author)
+    for begin in range(0, len(later), _MOST_TOGETHER):
+        some = later[begin : begin + _MOST_TOGETHER]
+        for number, answer in zip(some, _write_when_free([runs[one] for one in some], author), strict=True):
+            answers[number] = answer
     return answers
 
 
@@ -111,22 +119,59 @@ def _may_mark(dag_id: str, user: Any) -> bool:
     )
 
 
-def _write_when_free(run: RunMarks, author: Author) -> list[Answer]:
-    """Write a run that somebody has locked, as soon as it is free; nobody else is to wait for that for ever."""
+def _write_when_free(runs: Sequence[RunMarks], author: Author) -> list[list[Answer]]:
+    """Write runs that somebody has locked, as soon as they are free; nobody else is to wait for that for ever."""
+    if not can_wait():
+        return [_write_some_time(run, author) for run in runs]
+    split = [_split(run) for run in runs]
+    written = _write_together([run for run, _ in split], author)
+    return [_joined(one, refusals) for one, (_, refusals) in zip(written, split, strict=True)]
+
+
+def _write_together(runs: Sequence[RunMarks], author: Author) -> list[list[Answer]]:
+    try:
+        return _repeatedly(lambda: write_runs_when_free(runs, author, within=_LONGEST_WAIT))
+    except Busy:
+        return [_locked(run) for run in runs]
+    except (OperationalError, PoolTimeout):
+        raise
+    except Exception as error:
+        if len(runs) > 1:
+            return [_write_together([run], author)[0] for run in runs]
+        (run,) = runs
+        if len(run.marks) == 1:
+            return [[_refusal(run, error)]]
+    return [[_write_together([one], author)[0][0] for one in _apart(run)]]
+
+
+def _write_some_time(run: RunMarks, author: Author) -> list[Answer]:
     for pause in _PAUSES:
-        time.sleep(pause)
         try:
             return _write(run, author)
         except Busy:
-            continue
+            time.sleep(pause)
+    return _locked(run)
+
+
+def _locked(run: RunMarks) -> list[Answer]:
     return [Answer(status=503, detail="the run is locked by somebody else, and was so for seconds") for _ in run.marks]
 
 
 def _write(run: RunMarks, author: Author) -> list[Answer]:
-    answers = [_reserved(mark) for mark in run.marks]
-    marks = [mark for mark, refusal in zip(run.marks, answers, strict=True) if refusal is None]
-    written = iter(_write_well(RunMarks(run.dag_id, run.run_id, marks), author) if marks else ())
-    return [next(written) if refusal is None else refusal for refusal in answers]
+    free, refusals = _split(run)
+    return _joined(_write_well(free, author) if free.marks else [], refusals)
+
+
+def _split(run: RunMarks) -> tuple[RunMarks, list[Answer | None]]:
+    """A run with the marks that can be made, and for each of all the refusal if it cannot."""
+    refusals = [_reserved(mark) for mark in run.marks]
+    marks = [mark for mark, refusal in zip(run.marks, refusals, strict=True) if refusal is None]
+    return RunMarks(run.dag_id, run.run_id, marks), refusals
+
+
+def _joined(written: Sequence[Answer], refusals: Sequence[Answer | None]) -> list[Answer]:
+    answers = iter(written)
+    return [next(answers) if refusal is None else refusal for refusal in refusals]
 
 
 def _reserved(mark: Mark) -> Answer | None:
@@ -146,8 +191,11 @@ def _write_well(run: RunMarks, author: Author) -> list[Answer]:
     except Exception as error:
         if len(run.marks) == 1:
             return [_refusal(run, error)]
-    apart = [RunMarks(run.dag_id, run.run_id, [mark]) for mark in run.marks]
-    return [answer for one in apart for answer in _write_well(one, author)]
+    return [answer for one in _apart(run) for answer in _write_well(one, author)]
+
+
+def _apart(run: RunMarks) -> list[RunMarks]:
+    return [RunMarks(run.dag_id, run.run_id, [mark]) for mark in run.marks]
 
 
 def _refusal(run: RunMarks, error: Exception) -> Answer:
@@ -157,19 +205,12 @@ def _refusal(run: RunMarks, error: Exception) -> Answer:
     return Answer(status=500, detail=shown(text_of(error), 500), payload=payload)
 
 
-def _repeatedly(write: Callable[[], list[Answer]]) -> list[Answer]:
+def _repeatedly(write: Callable[[], _Written]) -> _Written:
     for tries in range(_MOST_TRIES):
         try:
             return write()
         except DBAPIError as error:
-            if tries + 1 == _MOST_TRIES or not _lost_against_another(error):
+            if tries + 1 == _MOST_TRIES or not lost_against_another(error):
                 raise
         time.sleep(_FIRST_PAUSE * 2**tries)
     raise AssertionError("unreachable")
-
-
-def _lost_against_another(error: DBAPIError) -> bool:
-    if isinstance(error, IntegrityError):
-        return True  # somebody has written the same XCom or note meanwhile
-    code = getattr(error.orig, "pgcode", None) or (error.orig.args[:1] or [""])[0] if error.orig else ""
-    return str(code) in _LOST_AGAINST_ANOTHER or "database is locked" in str(code)

@@ -1,4 +1,4 @@
-"""Writing the marks of one run into Airflow's database, in one short transaction.
+"""Writing the marks of a run into Airflow's database, in one short transaction.
 
 Flow: lock the run, lock its task instances in the order of their ids, read their XComs, work out what changes
 (:mod:`event_triggers.server.settling`), write XComs, states, notes and audit log of all marks together
@@ -10,6 +10,8 @@ Invariants:
   hold what the other waits for, no two requests can deadlock, and the scheduler never decides on states that are being
   changed. Its own lock lets the scheduler pass on to other runs (``SKIP LOCKED``). SQLite, which has no such locks,
   is made to lock the whole database by a write that changes nothing.
+* Runs that a busy scheduler holds are waited for in the database's own queue, all together: it holds some twenty in one
+  transaction and takes them again within milliseconds, so looking now and then would hardly ever find one free.
 * All of a run's marks are written, or none.
 * What is written is what the public API writes: the same columns, the same note, an audit log entry of the same event
   and owner for each mark, the same hooks of listeners, and what has failed downstream is cleared.
@@ -20,6 +22,7 @@ Nothing is kept over a restart.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -33,14 +36,16 @@ from airflow.utils.session import create_session
 from airflow.utils.sqlalchemy import with_row_locks
 from sqlalchemy import bindparam, delete, exists, or_, select, text, tuple_, update
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from event_triggers.marks import FACTS_KEY, PAYLOAD_KEY, Answer, Mark, RunMarks
+from event_triggers.server.conflicts import waited_too_long
 from event_triggers.server.following import clear_failed_behind, tell_listeners
 from event_triggers.server.rows import Rows
 from event_triggers.server.settling import Change, Marker, settle
 
-__all__ = ["Author", "Busy", "write_run"]
+__all__ = ["Author", "Busy", "can_wait", "write_run", "write_runs_when_free"]
 
 _TI, _NOTE, _XCOM, _RUN = (model.__table__ for model in (TaskInstance, TaskInstanceNote, XComModel, DagRun))
 _EVENT = "patch_task_instance"
@@ -48,6 +53,8 @@ _EVENT = "patch_task_instance"
 _FAILED = exists().where(
     _TI.c.dag_id == _RUN.c.dag_id, _TI.c.run_id == _RUN.c.run_id, _TI.c.state.in_(["failed", "upstream_failed"])
 )
+_LOCKS_WAIT = text("SELECT set_config('lock_timeout', :limit, true)")
+_LOCKS_WAIT_AS_USUAL = text("SET LOCAL lock_timeout TO DEFAULT")
 _LOCK_SQLITE = text("UPDATE dag_run SET id = id WHERE dag_id = :dag_id AND run_id = :run_id")
 
 
@@ -143,7 +150,43 @@ def write_run(run: RunMarks, author: Author) -> list[Answer]:
     :raises Busy: when somebody holds the run's lock, the scheduler most likely.
     """
     with create_session(scoped=False) as session:
-        return _Writer(session, run, author).write()
+        return _write(session, [run], author)[0]
+
+
+def can_wait() -> bool:
+    """Whether this database lets :func:`write_runs_when_free` wait for locks, and not for too long."""
+    with create_session(scoped=False) as session:
+        return str(session.get_bind().dialect.name) == "postgresql"
+
+
+def write_runs_when_free(runs: Sequence[RunMarks], author: Author, *, within: float) -> list[list[Answer]]:
+    """Make the marks of some runs that somebody holds, together, as soon as all of them are free.
+
+    :param within: how many seconds to wait for each lock; see :func:`can_wait`.
+    :raises Busy: when somebody holds one longer.
+    """
+    wanted = sorted({(run.dag_id, run.run_id) for run in runs})
+    # In the order of their ids: so do all who wait here, and none of them holds what another waits for.
+    lock = select(_RUN.c.id).where(tuple_(_RUN.c.dag_id, _RUN.c.run_id).in_(wanted)).order_by(_RUN.c.id)
+    with create_session(scoped=False) as session:
+        session.execute(_LOCKS_WAIT, {"limit": f"{within * 1000:.0f}ms"})
+        try:
+            session.execute(lock.with_for_update()).all()
+        except DBAPIError as error:
+            if waited_too_long(error):
+                raise Busy from error
+            raise
+        session.execute(_LOCKS_WAIT_AS_USUAL)
+        return _write(session, runs, author)
+
+
+def _write(session: Session, runs: Sequence[RunMarks], author: Author) -> list[list[Answer]]:
+    writers = [_Writer(session, run, author) for run in runs]
+    answers = [writer.write() for writer in writers]
+    session.commit()
+    for writer in writers:
+        writer.tell()
+    return answers
 
 
 class _Writer:
@@ -159,9 +202,11 @@ class _Writer:
             "map_indexes": sorted({mark.map_index for mark in run.marks}),
         }
         self._found: dict[tuple[str, int], _Found] = {}
+        self._marked: dict[Any, str] = {}
         self._run_id = 0
 
     def write(self) -> list[Answer]:
+        """Write it all, but do not commit."""
         failed_behind = self._lock_run()
         if failed_behind is None:
             return [self._missing(mark) for mark in self._run.marks]
@@ -173,9 +218,12 @@ class _Writer:
         if failed_behind and marked:
             task_ids = {found.row.task_id for found in marked}
             clear_failed_behind(self._session, self._run.dag_id, self._run.run_id, task_ids)
-        self._session.commit()
-        tell_listeners(self._session, {found.row.id: str(found.state) for found in marked})
+        self._marked = {found.row.id: str(found.state) for found in marked}
         return answers
+
+    def tell(self) -> None:
+        """Tell Airflow's listeners what is committed now."""
+        tell_listeners(self._session, self._marked)
 
     # ------------------------------------------------------------------ reading
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -366,3 +369,65 @@ async def test_a_run_that_somebody_holds_is_waited_for_and_no_other(server: Serv
         assert server.database.task(held, "orders").state is None
         session.rollback()
     assert [one["state"] for (one,) in (await posted).json()["runs"]] == ["success", "success"]
+
+
+@contextmanager
+def busy_scheduler(run_ids: Sequence[str]) -> Iterator[None]:
+    """Holds these runs as a busy scheduler does: for a while, and at once again; it passes over what others hold."""
+    enough, holds = threading.Event(), threading.Event()
+    statement = text("SELECT id FROM dag_run WHERE run_id = ANY (:runs) FOR UPDATE SKIP LOCKED")
+
+    def hold() -> None:
+        while not enough.is_set():
+            with create_session(scoped=False) as session:
+                session.execute(statement, {"runs": list(run_ids)})
+                holds.set()
+                enough.wait(0.3)
+
+    with ThreadPoolExecutor(1) as thread:
+        holding = thread.submit(hold)
+        try:
+            holds.wait()
+            yield
+        finally:
+            enough.set()
+            holding.result()
+
+
+async def test_runs_that_a_busy_scheduler_holds_are_had_in_between(server: Server, client: httpx.AsyncClient) -> None:
+    if str(settings.SQL_ALCHEMY_CONN).startswith("sqlite"):
+        pytest.skip("SQLite locks the whole database")
+    run_ids = [server.database.new_run() for _ in range(3)]
+    refused = mark("shifts", message("b", {"__classname__": "x", "__version__": 1, "__data__": 1}))
+    runs = [{"dag_id": DAG_ID, "run_id": run, "marks": [refused, mark("orders", message("a"))]} for run in run_ids]
+    with busy_scheduler(run_ids):
+        answer = await client.post(MARKS_PATH, json={"protocol": PROTOCOL, "runs": runs})
+    assert [[one.get("status", 200) for one in run] for run in answer.json()["runs"]] == [[422, 200]] * 3
+    assert {server.database.task(run, "orders").state for run in run_ids} == {"success"}
+
+
+async def test_one_of_them_that_cannot_be_written_hides_no_other(server: Server, client: httpx.AsyncClient) -> None:
+    if str(settings.SQL_ALCHEMY_CONN).startswith("sqlite"):
+        pytest.skip("SQLite locks the whole database")
+    run_ids = [server.database.new_run() for _ in range(2)]
+    bad, good = mark("orders", message("a", "\0")), mark("stock", message("a"))
+    marks = zip(run_ids, ([bad, good], [good]), strict=True)
+    runs = [{"dag_id": DAG_ID, "run_id": run, "marks": some} for run, some in marks]
+    with busy_scheduler(run_ids):
+        answer = await client.post(MARKS_PATH, json={"protocol": PROTOCOL, "runs": runs})
+    assert [[one.get("status", 200) for one in run] for run in answer.json()["runs"]] == [[500, 200], [200]]
+    assert {server.database.task(run, "stock").state for run in run_ids} == {"success"}
+
+
+async def test_a_run_that_somebody_keeps_is_told_to_be_locked(
+    server: Server, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if str(settings.SQL_ALCHEMY_CONN).startswith("sqlite"):
+        pytest.skip("SQLite locks the whole database")
+    monkeypatch.setattr("event_triggers.server.batches._LONGEST_WAIT", 0.05)
+    run = server.database.new_run()
+    with create_session(scoped=False) as session:
+        session.execute(text("SELECT id FROM dag_run WHERE run_id = :run FOR UPDATE"), {"run": run})
+        (answer,) = await post(client, run, mark("orders", message("a")))
+        session.rollback()
+    assert (answer["status"], answer["detail"]) == (503, "the run is locked by somebody else, and was so for seconds")
