@@ -113,15 +113,17 @@ async def _through_hub(bootstrap: str, name: str, waiting: int, total: int) -> f
 async def throughput(
     bootstrap: str, waiting: Sequence[int] = (1, 1000, 20_000), *, messages: int = 40_000, rounds: int = 5
 ) -> list[Throughput]:
-    """Messages per second through hub and index, and with the bare client, in turns."""
+    """Messages per second through hub and index, and with the bare client before and behind it, in turns."""
     measured: dict[int, list[tuple[float, float]]] = {count: [] for count in waiting}
     async with topic(bootstrap) as name:
         await fill(bootstrap, name, messages)
         for _ in range(rounds):
             for count in waiting:
                 gc.collect()
-                seen, seconds = await _bare(bootstrap, name)
-                measured[count].append((await _through_hub(bootstrap, name, count, messages + 1), seen / seconds))
+                seen, before = await _bare(bootstrap, name)
+                hub = await _through_hub(bootstrap, name, count, messages + 1)
+                seen_again, behind = await _bare(bootstrap, name)
+                measured[count].append((hub, (seen + seen_again) / (before + behind)))
     return [
         Throughput(
             count,

@@ -43,25 +43,31 @@ def warm_up(world: World) -> None:
 def measure_groups(world: World, report: Report, broker: str, *, waiting: int, runs: int, patched: int) -> None:
     """Runs with messages, and runs of the same DAG with bare PATCHes, in turns.
 
-    :param waiting: how many groups wait, with the one that is measured.
+    :param waiting: how many groups wait, with the one that is measured. Beside many the others may wait as well, so
+        they are started together, which saves time.
     """
+    dag_id = plan.GROUPS[broker]
+    ready = world.start_groups(dag_id, runs + patched, timeout=120) if waiting > 1 else []
     for number in range(max(runs, patched)):
         if number < runs:
-            times = _group(world, broker, downstream=waiting == 1)
+            times = _group(world, broker, _next(world, dag_id, ready), downstream=waiting == 1)
             report.add(f"marker {broker}", times.markers, "s", at=waiting)
             report.add("worker starts", times.worker_starts, "starts")
             if times.downstream is not None:
                 report.add(f"after {broker}", times.downstream, "s", at=waiting)
         if number < patched:
-            times = _patches(world, plan.GROUPS[broker], downstream=waiting == 1)
+            times = _patches(world, dag_id, _next(world, dag_id, ready), downstream=waiting == 1)
             report.add("patch", times.markers, "s", at=waiting)
             if times.downstream is not None:
                 report.add("after patch", times.downstream, "s", at=waiting)
 
 
-def _group(world: World, broker: str, *, downstream: bool) -> Times:
+def _next(world: World, dag_id: str, ready: list[str]) -> str:
+    return ready.pop() if ready else world.start_group(dag_id)
+
+
+def _group(world: World, broker: str, run_id: str, *, downstream: bool) -> Times:
     dag_id = plan.GROUPS[broker]
-    run_id = world.start_group(dag_id)
     sent: dict[str, float] = {}
     for event in plan.EVENTS:
         time.sleep(random.uniform(0, _GAP))
@@ -73,8 +79,7 @@ def _group(world: World, broker: str, *, downstream: bool) -> Times:
     return times._replace(worker_starts=starts)
 
 
-def _patches(world: World, dag_id: str, *, downstream: bool) -> Times:
-    run_id = world.start_group(dag_id)
+def _patches(world: World, dag_id: str, run_id: str, *, downstream: bool) -> Times:
     sent: dict[str, float] = {}
     for event in plan.EVENTS:
         time.sleep(random.uniform(0, _GAP))
@@ -108,9 +113,9 @@ def measure_downstream(world: World, report: Report, *, pairs: int, name: str = 
 
     What a PATCH itself takes is left out on its side: "what Airflow needs from any marked task to its downstream".
     """
-    runs = [(world.start_group(plan.ONE), world.start_group(plan.ONE)) for _ in range(pairs)]
+    runs = world.start_groups(plan.ONE, 2 * pairs, timeout=120)
     event = plan.EVENTS[0]
-    for ours, bare in runs:
+    for ours, bare in zip(runs[:pairs], runs[pairs:], strict=True):
         began = time.time()
         world.send.event("kafka", ours, event)
         report.add(name, _started(world, ours) - began, "s")
@@ -133,8 +138,7 @@ def measure_messages_ahead(world: World, report: Report, *, messages: int = 10_0
     The time begins before the first of them is sent.
     """
     event = plan.EVENTS[0]
-    for _ in range(runs):
-        run_id = world.start_group(plan.ONE)
+    for run_id in world.start_groups(plan.ONE, runs):
         others = [plan.body_of(f"other-{number}", event) for number in range(messages)]
         began = time.time()
         world.send.kafka(plan.TOPICS[0], [*others, plan.body_of(run_id, event)])

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results.json"
 IMAGES = ROOT / "docs" / "images"
 DOCUMENT = ROOT / "docs" / "performance.md"
-BUDGET = 850.0
+BUDGET = 860.0
 """Seconds after which no step goes on: 15 minutes, less what it takes to end everything."""
 
 

@@ -135,9 +135,14 @@ class World:
 
     def start_group(self, dag_id: str, *, timeout: float = 60) -> str:
         """Start a run, and return its id when its group waits and all its streams are connected."""
-        run_id = self.start_run(dag_id)
-        self.wait_said(dag_id, [run_id], CONNECTED, timeout=timeout)
+        (run_id,) = self.start_groups(dag_id, 1, timeout=timeout)
         return run_id
+
+    def start_groups(self, dag_id: str, count: int, *, timeout: float = 60) -> list[str]:
+        """Start runs together, and return their ids when all their groups wait."""
+        run_ids = [self.start_run(dag_id) for _ in range(count)]
+        self.wait_said(dag_id, run_ids, CONNECTED, timeout=timeout)
+        return run_ids
 
     def finish(self, dag_id: str, run_id: str) -> None:
         """End a run that is not needed any more."""
