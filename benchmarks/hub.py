@@ -38,9 +38,9 @@ from benchmarks.waiting import (
     running,
     triggerer,
 )
+from event_triggers.entry import Interest
 from event_triggers.hub import Hub
 from event_triggers.sources.kafka import KafkaTopic
-from event_triggers.subscription import Interest
 from servers.kafka import KafkaCluster
 
 __all__ = ["IdleCpu", "Throughput", "ahead", "connections", "idle_cpu", "start", "throughput"]

@@ -14,11 +14,12 @@ from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
 
 from benchmarks.waiting import EVENTS, kafka_connections
+from event_triggers.entry import Interest
 from event_triggers.garbage import calm_collector
 from event_triggers.hub import Hub
 from event_triggers.sources.base import Opening, Stream
 from event_triggers.sources.kafka import KafkaTopic
-from event_triggers.subscription import Interest, Subscription
+from event_triggers.subscription import Subscription
 
 __all__ = ["LAST", "body", "fill", "first_seen", "topic", "waiting_hub"]
 

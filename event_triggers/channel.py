@@ -39,6 +39,8 @@ import anyio
 from event_triggers.backoff import Backoff
 from event_triggers.callables import Callables
 from event_triggers.connecting import opened, pause, root_cause
+from event_triggers.delivery import Answer, Delivery, Handout
+from event_triggers.entry import Entry, Interest
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
@@ -48,7 +50,7 @@ from event_triggers.reader import Reader
 from event_triggers.replay import BEGINNING, Replays, Round, now_live, resumed, since_of, tell_lost
 from event_triggers.sources.base import LogStream, Opening, Position, Source, Stream
 from event_triggers.statistics import ChannelStatistics
-from event_triggers.subscription import Answer, Delivery, Entry, Handout, Interest, Subscription
+from event_triggers.subscription import Subscription
 from event_triggers.telling import Telling
 from event_triggers.text import plain_logger
 from event_triggers.watching import Watching

@@ -20,11 +20,13 @@ from datetime import timedelta
 from typing import Any
 
 from event_triggers.correlation import NoValueError, same, value_of
+from event_triggers.delivery import Delivery
+from event_triggers.entry import Interest
 from event_triggers.ledger import Received
 from event_triggers.progress import EventProgress
 from event_triggers.recording import Recorder
 from event_triggers.selection import Candidate, Selection
-from event_triggers.subscription import Delivery, Interest, Subscription
+from event_triggers.subscription import Subscription
 from event_triggers.terms import Terms
 from event_triggers.text import plain_logger, shown
 

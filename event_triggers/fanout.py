@@ -25,6 +25,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from event_triggers.callables import Callables
 from event_triggers.clock import Clock
+from event_triggers.delivery import Delivery, Handout
+from event_triggers.entry import Entry, Responder
 from event_triggers.interests import InterestIndex
 from event_triggers.load import Load
 from event_triggers.message import Message
@@ -32,7 +34,7 @@ from event_triggers.misses import Misses
 from event_triggers.owed import Owed
 from event_triggers.settling import Settler
 from event_triggers.sources.base import Outcome, Source
-from event_triggers.subscription import Delivery, Entry, Handout, Responder, Subscription
+from event_triggers.subscription import Subscription
 from event_triggers.unread import Unread
 
 __all__ = ["MOST_REMEMBERED", "Fanout"]

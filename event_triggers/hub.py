@@ -29,11 +29,13 @@ import anyio
 from event_triggers.callables import Callables
 from event_triggers.channel import Channel
 from event_triggers.clock import Clock, SystemClock
+from event_triggers.delivery import Answer
+from event_triggers.entry import Interest
 from event_triggers.errors import EventTriggersError
 from event_triggers.matching import check_pattern
 from event_triggers.sources.base import AirflowCall, BrokerConnection, Opening, Source
 from event_triggers.statistics import HubStatistics
-from event_triggers.subscription import Answer, Interest, Subscription
+from event_triggers.subscription import Subscription
 from event_triggers.text import plain_logger
 
 __all__ = ["Hub"]

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import anyio
 
 from event_triggers.callables import CallableError, Callables, MatchCallable
+from event_triggers.entry import Entry
 from event_triggers.matching import PatternIndex
 from event_triggers.message import UNDECODABLE, Message
-from event_triggers.subscription import Entry
 
 __all__ = ["InterestIndex"]
 

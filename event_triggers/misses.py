@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple, cast
 
+from event_triggers.entry import Entry
 from event_triggers.matching import explain, parse_pattern
 from event_triggers.matching.explain import Distance, distance
 from event_triggers.matching.syntax import Pattern
 from event_triggers.message import Message
 from event_triggers.sources.base import Source
-from event_triggers.subscription import Entry
 from event_triggers.text import shown
 from event_triggers.unread import Unread
 

@@ -21,12 +21,12 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 
 from event_triggers.connecting import batches_of, next_batch
+from event_triggers.entry import Entry
 from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
 from event_triggers.message import Message
 from event_triggers.place import Place
 from event_triggers.sources.base import Source, Stream
-from event_triggers.subscription import Entry
 from event_triggers.unread import Unread
 
 __all__ = ["Reader"]

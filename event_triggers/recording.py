@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from event_triggers.clock import Clock, parse_datetime
+from event_triggers.delivery import Delivery
+from event_triggers.entry import Interest
 from event_triggers.event import load_callable
 from event_triggers.flag import Flag
 from event_triggers.ledger import Arrival, Book, Received, payload_of
 from event_triggers.message import Message
 from event_triggers.notes import note_of
 from event_triggers.progress import EventProgress, GroupProgress
-from event_triggers.subscription import Delivery, Interest, Subscription
+from event_triggers.subscription import Subscription
 from event_triggers.terms import since_of
 from event_triggers.text import plain_logger, shown
 

@@ -26,12 +26,13 @@ import anyio
 
 from event_triggers.backoff import Backoff
 from event_triggers.connecting import batches_of, next_batch, opened, pause, root_cause
+from event_triggers.entry import Entry
 from event_triggers.errors import ConfigurationError
 from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
 from event_triggers.message import Message
 from event_triggers.sources.base import LogStream, Opening, Position, Source
-from event_triggers.subscription import Entry, Subscription
+from event_triggers.subscription import Subscription
 from event_triggers.unread import Unread
 
 __all__ = ["BEGINNING", "Replays", "Round", "now_live", "resumed", "since_of", "tell_lost"]

@@ -35,13 +35,15 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from event_triggers.backoff import Backoff
 from event_triggers.clock import parse_datetime
 from event_triggers.compat import SHARES_STREAMS, SharedStreamProducer, ask_supervisor, asset_stores
+from event_triggers.delivery import Delivery
+from event_triggers.entry import ENDLESS, Interest
 from event_triggers.errors import EventTriggersError, InvalidEventError, StreamError
 from event_triggers.event import Event, load_callable
 from event_triggers.ledger import payload_of
 from event_triggers.message import Message
 from event_triggers.runtime import Runtime, current_runtime
 from event_triggers.sources.base import Position, Source
-from event_triggers.subscription import ENDLESS, Delivery, Interest, Subscription
+from event_triggers.subscription import Subscription
 from event_triggers.text import plain_logger, storable, text_of
 
 if TYPE_CHECKING:

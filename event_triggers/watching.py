@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from event_triggers.entry import Entry
 from event_triggers.sources.base import Source, Stream
-from event_triggers.subscription import Entry
 
 __all__ = ["Watching"]
 

@@ -15,13 +15,13 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from event_triggers.entry import Interest
 from event_triggers.errors import StreamError
 from event_triggers.hub import Hub
 from event_triggers.message import Message
 from event_triggers.sources.assets import AssetEvents
 from event_triggers.sources.base import LogStream, Source
 from event_triggers.sources.webhook import Webhook
-from event_triggers.subscription import Interest
 from tests.hooks.kit import ApiServer
 
 PATIENCE = 30

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
+from event_triggers.delivery import Delivery
 from event_triggers.hub import Hub
 from event_triggers.sources.base import BrokerConnection
-from event_triggers.subscription import Delivery, Subscription
+from event_triggers.subscription import Subscription
 
 __all__ = ["PATIENCE", "corrected", "live", "take", "told", "until_told"]
 

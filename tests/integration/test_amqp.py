@@ -9,13 +9,13 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from event_triggers.entry import Interest
 from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError
 from event_triggers.hooks.amqp import AmqpHook
 from event_triggers.hub import Hub
 from event_triggers.sources import _amqp_messages
 from event_triggers.sources.amqp import AmqpQueue
 from event_triggers.sources.base import Outcome, load_source
-from event_triggers.subscription import Interest
 from servers.process import free_port
 from servers.proxy import TcpProxy
 from servers.rabbitmq import RabbitMq

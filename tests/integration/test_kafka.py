@@ -9,9 +9,9 @@ from datetime import datetime, timedelta, timezone
 import anyio
 import pytest
 
+from event_triggers.entry import Interest
 from event_triggers.hub import Hub
 from event_triggers.sources.kafka import KafkaTopic
-from event_triggers.subscription import Interest
 from tests.integration.kafka_support import SharedKafka, admin, eventually, producer, reading, shared_kafka, until
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from event_triggers.entry import Interest
 from event_triggers.hub import Hub
 from event_triggers.sources.kafka import KafkaTopic
-from event_triggers.subscription import Interest
 from servers.embedded_kafka import PARTITIONS, EmbeddedKafka, MockKafka
 from servers.process import ServerFailed
 from tests.integration.kafka_support import kafka_opening, producer, reading

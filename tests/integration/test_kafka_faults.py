@@ -14,11 +14,11 @@ import anyio.to_thread
 import pytest
 from aiokafka import TopicPartition  # type: ignore[import-untyped]
 
+from event_triggers.entry import Interest
 from event_triggers.errors import ConfigurationError, MissingExtraError, StreamError
 from event_triggers.hub import Hub
 from event_triggers.sources.base import Opening
 from event_triggers.sources.kafka import KafkaTopic
-from event_triggers.subscription import Interest
 from servers.kafka import KafkaCluster
 from servers.process import free_port
 from tests.integration.faults import live, take, until_told

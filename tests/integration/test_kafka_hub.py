@@ -13,10 +13,10 @@ import pytest
 from aiokafka import TopicPartition  # type: ignore[import-untyped]
 from aiokafka.admin import RecordsToDelete  # type: ignore[import-untyped]
 
+from event_triggers.entry import Interest
 from event_triggers.hub import Hub
 from event_triggers.sources import _kafka_stream
 from event_triggers.sources.kafka import KafkaTopic
-from event_triggers.subscription import Interest
 from tests.integration.faults import live, take, told, until_told
 from tests.integration.kafka_support import SharedKafka, admin, create_topic, producer, shared_kafka
 

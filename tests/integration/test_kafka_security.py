@@ -13,10 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 
+from event_triggers.entry import Interest
 from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.sources.base import Opening
 from event_triggers.sources.kafka import KafkaTopic
-from event_triggers.subscription import Interest
 from servers.certificates import Authority, Certificate
 from servers.kafka import KafkaListener
 from tests.integration.faults import corrected, live, take, until_told

@@ -10,11 +10,11 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from event_triggers.entry import Interest
 from event_triggers.hub import Hub
 from event_triggers.sources import _mqtt_stream
 from event_triggers.sources.base import BrokerConnection
 from event_triggers.sources.mqtt import MqttTopic
-from event_triggers.subscription import Interest
 from servers.mosquitto import Mosquitto
 from servers.proxy import TcpProxy
 from tests.integration.faults import corrected, live, take, told, until_told

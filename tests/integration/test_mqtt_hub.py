@@ -11,13 +11,15 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from event_triggers.delivery import Delivery
+from event_triggers.entry import Interest
 from event_triggers.hooks.mqtt import MqttHook
 from event_triggers.hub import Hub
 from event_triggers.message import same_message
 from event_triggers.sources import mqtt as module
 from event_triggers.sources.base import BrokerConnection
 from event_triggers.sources.mqtt import MqttTopic
-from event_triggers.subscription import Delivery, Interest, Subscription
+from event_triggers.subscription import Subscription
 from servers.mosquitto import Mosquitto
 from servers.process import free_port
 from servers.proxy import TcpProxy

@@ -19,13 +19,13 @@ import anyio.to_thread
 import pytest
 from nats.aio.client import RawCredentials
 
+from event_triggers.entry import Interest
 from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError
 from event_triggers.hooks.nats import NatsHook
 from event_triggers.hub import Hub
 from event_triggers.sources._nats_client import JetStream, to_message
 from event_triggers.sources.base import load_source
 from event_triggers.sources.nats import NatsSubject
-from event_triggers.subscription import Interest
 from servers.nats import Nats
 from servers.process import free_port
 from servers.proxy import TcpProxy

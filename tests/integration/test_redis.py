@@ -12,11 +12,11 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from event_triggers.entry import Interest
 from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError
 from event_triggers.hub import Hub
 from event_triggers.sources.base import load_source
 from event_triggers.sources.redis import RedisStream
-from event_triggers.subscription import Interest
 from servers.certificates import Authority
 from servers.process import accepts_connections, free_port
 from servers.proxy import TcpProxy

@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Iterator
 import anyio
 import pytest
 
+from event_triggers.delivery import Delivery
+from event_triggers.entry import Interest
 from event_triggers.hub import Hub
 from event_triggers.sources.sqs import SqsQueue
-from event_triggers.subscription import Delivery, Interest, Subscription
+from event_triggers.subscription import Subscription
 from servers.proxy import TcpProxy
 from servers.sqs import MotoServer, SqsServer
 from tests.integration.faults import corrected, live, take, told, until_told

@@ -21,11 +21,13 @@ import anyio
 from hypothesis import HealthCheck, Phase, settings
 
 from event_triggers.callables import CallableError, Callables, MatchCallable
+from event_triggers.delivery import Answer, Delivery, Handout
+from event_triggers.entry import Interest, Responder
 from event_triggers.errors import ConnectionMissingError
 from event_triggers.hub import Hub
 from event_triggers.message import Message
 from event_triggers.sources.base import BrokerConnection
-from event_triggers.subscription import Answer, Delivery, Handout, Interest, Responder, Subscription
+from event_triggers.subscription import Subscription
 from event_triggers.testing import ManualClock, MemoryBroker
 from tests.property.faults import Faults
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from event_triggers import load
+from event_triggers.entry import Interest
 from event_triggers.message import Message
 from event_triggers.sources.base import Outcome
-from event_triggers.subscription import Interest
 from event_triggers.testing import ManualClock
 from tests.property.faults import HOW, FaultyQueue
 from tests.property.stepping import MANY, Group, HubModel

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from event_triggers.subscription import Interest
+from event_triggers.entry import Interest
 from tests.property.faults import HOW, FaultyQueue
 from tests.property.stepping import MANY, HubModel
 

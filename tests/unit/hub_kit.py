@@ -12,6 +12,8 @@ from typing import Any, ClassVar, TypeVar
 
 import anyio
 
+from event_triggers.delivery import Delivery
+from event_triggers.entry import Interest
 from event_triggers.errors import ConnectionMissingError
 from event_triggers.hub import Hub
 from event_triggers.message import Message
@@ -26,7 +28,7 @@ from event_triggers.sources.base import (
     Stream,
 )
 from event_triggers.statistics import ChannelStatistics
-from event_triggers.subscription import Delivery, Interest, Subscription
+from event_triggers.subscription import Subscription
 from event_triggers.testing import ManualClock, MemoryBroker, MemoryLog, MemoryQueue
 from event_triggers.unread import Unread
 

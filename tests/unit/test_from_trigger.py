@@ -13,6 +13,7 @@ import anyio
 import pytest
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 
+from event_triggers.entry import Interest
 from event_triggers.errors import ConfigurationError, InvalidEventError, StreamError
 from event_triggers.event import Event
 from event_triggers.hub import Hub
@@ -21,7 +22,6 @@ from event_triggers.sources._airflow_trigger import body_of, encoded, json_of, m
 from event_triggers.sources._fired import KEPT_FOR, fired_by
 from event_triggers.sources.base import BrokerConnection, Opening, Outcome, Settlement, Stream, load_source
 from event_triggers.sources.from_trigger import FromTrigger
-from event_triggers.subscription import Interest
 from event_triggers.testing import ManualClock
 from tests.unit.hub_kit import until
 from tests.unit.own_triggers import (

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from event_triggers.entry import Interest
 from event_triggers.sources.base import Opening, Position
-from event_triggers.subscription import Interest, Subscription
+from event_triggers.subscription import Subscription
 from event_triggers.telling import AT_ONCE, Telling
 from tests.unit.hub_kit import QUEUE, Kit, ScriptLog, ScriptQueue, idle, scripted, want
 

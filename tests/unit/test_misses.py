@@ -12,9 +12,9 @@ from unittest.mock import patch
 import pytest
 
 from event_triggers.channel import Channel
+from event_triggers.entry import Entry, Missed
 from event_triggers.event import Event
 from event_triggers.message import Message
-from event_triggers.subscription import Entry, Missed
 from event_triggers.testing import MemoryLog, MemoryQueue
 from event_triggers.verdict import Status
 from tests.unit.hub_kit import Kit, ScriptLog, idle, scripted, want

@@ -15,6 +15,7 @@ from airflow.triggers.base import TriggerEvent
 
 from event_triggers import stream_trigger
 from event_triggers.compat import SHARES_STREAMS
+from event_triggers.entry import Interest
 from event_triggers.errors import InvalidEventError
 from event_triggers.event import Event
 from event_triggers.message import Message
@@ -22,7 +23,6 @@ from event_triggers.runtime import Runtime, use_runtime
 from event_triggers.sources.base import Source
 from event_triggers.sources.sqs import SqsQueue
 from event_triggers.stream_trigger import StreamTrigger
-from event_triggers.subscription import Interest
 from event_triggers.testing import MemoryLog, MemoryQueue
 from tests.unit.hub_kit import LOG, QUEUE, Kit, soon, until
 
