@@ -49,16 +49,16 @@ _AMBIGUOUS = (0, 1, None)
 class DocumentIndex(Generic[Token]):
     """Patterns by the documents that match them."""
 
-    __slots__ = ("_entries", "_loose", "_nested", "_root", "_shapes", "several")
+    __slots__ = ("_direct", "_entries", "_loose", "_root", "_shapes", "several")
 
     def __init__(self) -> None:
         self._entries: dict[Token, Entry | tuple[Entry, ...]] = {}
         self._root = Field()
         self._shapes: dict[tuple[Field, ...], Shape] = {}
-        self._nested = 0
-        """How many shapes are not about one or two fields at the top."""
         self._loose: Spread | None = None
         """Those without exact values."""
+        self._direct: tuple[Shape, ...] | None = ()
+        """All shapes, where they are few, each about one or two fields at the top, and there is nothing besides."""
         self.several = 0
         """How many patterns have several alternatives: then :meth:`find` may give a token more than once."""
 
@@ -100,12 +100,13 @@ class DocumentIndex(Generic[Token]):
 
     def find(self, document: dict[str, Any]) -> list[Token]:
         """The tokens of the patterns that an object matches; one may come more than once, see :attr:`several`."""
-        if self._nested or self._loose is not None or len(self._shapes) > _FEW_SHAPES:
+        direct = self._direct
+        if direct is None:
             return self._find_anywhere(document)
         found: list[Any] = []
         value_at = document.get
         try:
-            for shape in self._shapes.values():
+            for shape in direct:
                 known = shape.table.get(value_at(shape.head_name))
                 if known is None:
                     continue
@@ -175,13 +176,14 @@ class DocumentIndex(Generic[Token]):
         if not fields:
             if self._loose is None:
                 self._loose = Spread(self._root)
+                self._review()
             self._loose.add(entry)
             return
         shape = self._shapes.get(fields)
         if shape is None:
             shape = self._shapes[fields] = Shape(fields)
-            self._nested += not shape.simple
             shape.last.shapes[shape] = None
+            self._review()
         # The token itself, where nothing is left to check, saves a step to a place in memory that may be far away.
         kept = entry.token if alone and not entry.rest and entry.token is not None else entry
 
@@ -203,6 +205,7 @@ class DocumentIndex(Generic[Token]):
             self._loose.remove(entry)
             if not self._loose:
                 self._loose = None
+                self._review()
             return
         shape = self._shapes[fields]
         shape.put(
@@ -211,10 +214,16 @@ class DocumentIndex(Generic[Token]):
         )
         if not shape:
             del self._shapes[fields]
-            self._nested -= not shape.simple
             del shape.last.shapes[shape]
+            self._review()
         for field in fields:
             field.release()
+
+    def _review(self) -> None:
+        """The shapes, or whether there is anything besides, have changed."""
+        shapes = tuple(self._shapes.values()) if len(self._shapes) <= _FEW_SHAPES else ()
+        direct = self._loose is None and len(shapes) == len(self._shapes) and all(shape.simple for shape in shapes)
+        self._direct = shapes if direct else None
 
     def _known(self, kept: Any) -> Entry:
         return kept if isinstance(kept, Entry) else self._entries[kept]  # type: ignore[return-value]

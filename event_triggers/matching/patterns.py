@@ -72,7 +72,17 @@ class PatternIndex(Generic[Token]):
         :param document: decoded, of JSON's own types throughout as a decoder makes them, or as JSON text.
         """
         if self._plain:
-            body = document.document if isinstance(document, Message) else decoded(document)
+            kind = document.__class__
+            if kind is Message:
+                body = document.document
+            elif kind is bytes:
+                # As decoded() does it, and here: each call counts where every document passes.
+                try:
+                    body = _decode(document)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    return []
+            else:
+                body = decoded(document)
             if body.__class__ is dict:
                 return self._of_body.find(body)
         return list(dict.fromkeys(self._every(decoded(document))))

@@ -8,7 +8,7 @@ for each table.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -89,16 +89,20 @@ def _together(dialect: Dialect) -> TextClause:
     def given(table: str, rows: str) -> str:
         return f"json_populate_recordset(CAST(NULL AS {names[table]}), CAST(:{rows} AS json)) AS given"
 
-    def insert_given(table: str, columns: Sequence[str], rows: str) -> str:
-        listed = ", ".join(columns)
-        values = listed.replace("value", "coalesce(value, 'null')") if table == "xcom" else listed
-        return f"INSERT INTO {names[table]} ({listed}) SELECT {values} FROM {given(table, rows)}"  # noqa: S608
+    def insert_given(table: str, columns: Mapping[str, str], rows: str) -> str:
+        into, values = ", ".join(columns), ", ".join(columns.values())
+        return f"INSERT INTO {names[table]} ({into}) SELECT {values} FROM {given(table, rows)}"  # noqa: S608
 
+    xcom_columns = {**_as_they_are(_XCOM_COLUMNS), "value": "coalesce(value, 'null')"}
     dated = ", ".join(f"{name} = given.{name}" for name in ("state", *_DATED))
     return text(
         f"WITH states AS (UPDATE {names['ti']} AS ti SET {dated}, updated_at = :now"  # noqa: S608 - names of tables
         f" FROM {given('ti', 'states')} WHERE ti.id = given.id),"
-        f" notes AS ({insert_given('note', _NOTE_COLUMNS, 'notes')}),"
-        f" xcoms AS ({insert_given('xcom', (*_XCOM_COLUMNS, 'value'), 'xcoms')})"
-        f" {insert_given('log', _LOG_COLUMNS, 'log')}"
+        f" notes AS ({insert_given('note', _as_they_are(_NOTE_COLUMNS), 'notes')}),"
+        f" xcoms AS ({insert_given('xcom', xcom_columns, 'xcoms')})"
+        f" {insert_given('log', _as_they_are(_LOG_COLUMNS), 'log')}"
     )
+
+
+def _as_they_are(columns: Sequence[str]) -> dict[str, str]:
+    return {name: name for name in columns}
