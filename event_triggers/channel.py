@@ -216,7 +216,7 @@ class Channel:
 
     def miss(self, entry: Entry) -> Miss:
         """What came nearest to an event that is still waited for."""
-        return self._fanout.misses.nearest(entry, self._index.seen)
+        return self._fanout.misses.nearest(entry, self._index.seen, lambda: self._index.pattern_of(entry))
 
     # ------------------------------------------------------------------ life of the connection
 

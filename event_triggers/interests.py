@@ -9,7 +9,8 @@ import anyio
 
 from event_triggers.callables import CallableError, Callables, MatchCallable
 from event_triggers.entry import Entry
-from event_triggers.matching import PatternIndex
+from event_triggers.matching import PatternIndex, parse_pattern
+from event_triggers.matching.syntax import Pattern
 from event_triggers.message import UNDECODABLE, Message
 
 __all__ = ["InterestIndex"]
@@ -52,6 +53,12 @@ class InterestIndex:
         self.asks = bool(self._callables)
         if entry in self._patterns:
             self._patterns.remove(entry)
+
+    def pattern_of(self, entry: Entry) -> Pattern | None:
+        """What an entry asks of the data: as it stands here, or read anew where it is not here."""
+        if entry in self._patterns:
+            return self._patterns.pattern(entry)
+        return None if entry.interest.pattern is None else parse_pattern(entry.interest.pattern)
 
     def matching(self, message: Message) -> list[Entry]:
         """The entries that want this message, as far as data can tell."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from typing import NamedTuple, cast
 
 from event_triggers.entry import Entry
-from event_triggers.matching import explain, parse_pattern
-from event_triggers.matching.explain import Distance, distance
+from event_triggers.matching import explain
+from event_triggers.matching.explain import Distance, distances
 from event_triggers.matching.syntax import Pattern
 from event_triggers.message import Message
 from event_triggers.sources.base import Source
@@ -104,21 +104,24 @@ class Misses:
             self._forget()
         return cast("Iterator[Message]", reversed(self._recent))
 
-    def nearest(self, entry: Entry, seen: int) -> Miss:
+    def nearest(self, entry: Entry, seen: int, read_pattern: Callable[[], Pattern | None]) -> Miss:
         """What came nearest to this entry.
 
         :param seen: how many messages its channel has seen.
+        :param read_pattern: gives its pattern, if it has one; not called where nothing was missed.
         """
         interest = entry.interest
         seen += entry.seen_past - entry.seen_before
         miss = Miss(interest.name, interest.source.label, seen, interest.count - entry.remaining)
         if seen <= miss.received:
             return miss  # nothing came that did not match
-        pattern = None if interest.pattern is None else parse_pattern(interest.pattern)
+        pattern = read_pattern()
+        messages = list(self._newest_first())
+        differing = repeat(None, len(messages)) if pattern is None else distances(pattern, messages)
         best: Distance | None = None
         nearest: Message | None = None
-        for message in self._newest_first():
-            far = _distance(entry, pattern, message)
+        for message, differs in zip(messages, differing, strict=True):
+            far = differs or _beyond_data(entry, message)
             if far is None or (best is not None and far >= best):
                 continue
             if message.id not in entry.seen and _routed(interest.source, message):
@@ -140,11 +143,8 @@ def _routed(source: Source, message: Message) -> bool:
         return False  # said already, when the message came
 
 
-def _distance(entry: Entry, pattern: Pattern | None, message: Message) -> Distance | None:
-    """How far a message is from counting; ``None`` when nothing is known that kept it from it."""
-    far = None if pattern is None else distance(pattern, message)
-    if far is not None:
-        return far
+def _beyond_data(entry: Entry, message: Message) -> Distance | None:
+    """How far a message that matches is from counting; ``None`` when nothing is known that kept it from it."""
     if not entry.in_time(message):
         return (0, 0)
     return (1, 0) if entry.interest.accepts is not None else None

@@ -5,7 +5,7 @@ Ranking comes first and is cheap, for whoever waits in vain compares many docume
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from event_triggers.matching.decoding import decoded
@@ -17,7 +17,7 @@ from event_triggers.matching.syntax import READABLE, Alternative, Pattern, parse
 from event_triggers.message import UNDECODABLE, Message
 from event_triggers.text import shown
 
-__all__ = ["Distance", "Mismatch", "distance", "explain"]
+__all__ = ["Distance", "Mismatch", "distance", "distances", "explain"]
 
 Distance = tuple[int, int]
 """How far a document is from matching: how many leaves do not hold; among equals, minus how many do."""
@@ -91,6 +91,51 @@ def distance(pattern: Pattern, document: Mapping[str, Any] | bytes | str | Messa
             if nearest is None or far < nearest:
                 nearest = far
     return nearest or (_fewest_leaves(pattern), 0)
+
+
+def distances(pattern: Pattern, messages: Iterable[Message]) -> Iterator[Distance | None]:
+    """Say of each message how far it is from matching, as :func:`distance` does.
+
+    A pattern that asks for fields at the top only, as most do, costs a look at each of them.
+    """
+    asked = _at_the_top(pattern)
+    for message in messages:
+        far = _NOT_KNOWN if asked is None else _distance_at_the_top(asked, message.document)
+        yield distance(pattern, message) if far is _NOT_KNOWN else far
+
+
+_Asked = Sequence[tuple[str, Callable[[Any], bool], bool]]
+"""Field, what must hold for its value, and whether it may be missing."""
+_NOT_KNOWN: Any = object()
+
+
+def _at_the_top(pattern: Pattern) -> _Asked | None:
+    """What is asked, when all of it is about fields of the document itself."""
+    if pattern.about_message or len(pattern.alternatives) > 1:
+        return None
+    (alternative,) = pattern.alternatives
+    paths, leaves = alternative.structure.paths, alternative.leaves
+    if any(len(path) > 1 for path in paths):
+        return None
+    return [(name, leaf.holds, leaf.absent) for (name,), leaf in zip(paths, leaves, strict=True)]
+
+
+def _distance_at_the_top(asked: _Asked, document: Any) -> Any:
+    """The distance, or ``_NOT_KNOWN`` where it takes more than a look at scalars."""
+    if document.__class__ is not dict:
+        return _NOT_KNOWN
+    value_at = document.get
+    holding = 0
+    for name, holds, may_be_missing in asked:
+        value = value_at(name, MISSING)
+        if value is MISSING:
+            holding += may_be_missing
+        elif value.__class__ is list or value.__class__ is dict:
+            return _NOT_KNOWN
+        elif holds(value):
+            holding += 1
+    missing = len(asked) - holding
+    return (missing, -holding) if missing else None
 
 
 def _distance(alternative: Alternative, document: Mapping[str, Any]) -> Distance | None:

@@ -11,7 +11,7 @@ from event_triggers.matching.decoding import decoded
 from event_triggers.matching.envelope import envelopes, hinges_on_body
 from event_triggers.matching.index import DocumentIndex
 from event_triggers.matching.reference import objects
-from event_triggers.matching.syntax import parse_pattern
+from event_triggers.matching.syntax import Pattern, parse_pattern
 from event_triggers.message import UNDECODABLE, Message
 
 __all__ = ["PatternIndex"]
@@ -61,6 +61,14 @@ class PatternIndex(Generic[Token]):
         """
         (self._of_message if token in self._of_message else self._of_body).remove(token)
         self._review()
+
+    def pattern(self, token: Token) -> Pattern:
+        """The pattern of this token, as it was read.
+
+        :raises KeyError: when there is none.
+        """
+        about_message = token in self._of_message
+        return Pattern((self._of_message if about_message else self._of_body).alternatives(token), about_message)
 
     def _review(self) -> None:
         self._plain = not self._of_message and not self._of_body.several

@@ -12,7 +12,8 @@ import hypothesis.strategies as st
 from hypothesis import event, given, settings
 
 from event_triggers.matching import PatternIndex, explain, matches, parse_pattern
-from event_triggers.matching.explain import distance
+from event_triggers.matching.explain import distance, distances
+from event_triggers.message import Message
 
 # Few fields and values, so that patterns and documents often meet; some values are equal in Python and not in JSON.
 FIELDS = st.sampled_from("abc")
@@ -196,7 +197,9 @@ def test_matching_follows_the_rules(pattern: dict[str, Any], document: Any) -> N
     assert index.matching(document) == ["token"] * expected
     reason = explain(pattern, document)
     assert (reason is None) is expected
-    assert distance(parse_pattern(pattern), document) == (reason and (reason.missing, -reason.holding))
+    parsed, far = parse_pattern(pattern), reason and (reason.missing, -reason.holding)
+    assert distance(parsed, document) == far
+    assert list(distances(parsed, [Message("s", "s", "0", "0", json.dumps(document).encode())])) == [far]
     if reason is not None:
         assert str(reason).isprintable()
         assert 0 <= reason.holding <= reason.leaves

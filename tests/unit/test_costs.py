@@ -25,7 +25,7 @@ _MOST_CALLS_PER_MESSAGE = 17
 _READ_AT_ONCE = 500
 _MOST_CALLS_PER_UNREAD_MESSAGE = 2
 """Of a batch whose messages are made only when somebody wants them, as Kafka's are."""
-_MOST_CALLS_PER_MISS = 12
+_MOST_CALLS_PER_MISS = 9
 """To compare one event, of two fields, with one message."""
 _MOST_TASKS_PER_GROUP = 3
 _MOST_BYTES_PER_GROUP = 40 * 1024
