@@ -173,10 +173,6 @@ class World:
         wait_for(all_there, timeout=timeout, pause=pause, what=lambda: f"{len(missing)} logs of {dag_id} say {text!r}")
         return found
 
-    def pause(self, dag_id: str, paused: bool = True) -> None:
-        """Pause a DAG, so that the scheduler does not look at its runs; what waits in the triggerer waits on."""
-        self.client.call("PATCH", f"/dags/{dag_id}", json={"is_paused": paused})
-
     # ------------------------------------------------------------------ processes
 
     def triggerer(self) -> list[int]:
