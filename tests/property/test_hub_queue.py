@@ -139,6 +139,8 @@ class QueueMachine(RuleBasedStateMachine):
             again.append(replace(interest, count=count, recorded=interest.recorded | recorded))
             self.recorded_by_all |= recorded
         self.model.leave(group)
+        # What nobody wants now may be released now, and wanted again by whoever comes next.
+        self.nothing_is_acknowledged_that_was_not_recorded()
         self.model.subscribe(again, name=group.name)
 
     @rule(place=st.integers(0, 9), event=st.integers(0, 9))
