@@ -48,6 +48,8 @@ _BREATH = 0.001
 """Seconds between two transactions, for whoever else wants this process."""
 _LONGEST_WAIT = 5.0
 """Seconds to wait for somebody's lock. A scheduler at work holds 20 runs for less than one, and then begins again."""
+_WAIT_ALONE = 1.0
+"""Seconds for each by itself, where one of them was held for longer."""
 _MOST_TOGETHER = 20
 """So many runs that somebody has locked are written in one transaction."""
 _PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0)
@@ -124,24 +126,26 @@ def _write_when_free(runs: Sequence[RunMarks], author: Author) -> list[list[Answ
     if not can_wait():
         return [_write_some_time(run, author) for run in runs]
     split = [_split(run) for run in runs]
-    written = _write_together([run for run, _ in split], author)
+    written = _write_together([run for run, _ in split], author, _LONGEST_WAIT)
     return [_joined(one, refusals) for one, (_, refusals) in zip(written, split, strict=True)]
 
 
-def _write_together(runs: Sequence[RunMarks], author: Author) -> list[list[Answer]]:
+def _write_together(runs: Sequence[RunMarks], author: Author, within: float) -> list[list[Answer]]:
     try:
-        return _repeatedly(lambda: write_runs_when_free(runs, author, within=_LONGEST_WAIT))
+        return _repeatedly(lambda: write_runs_when_free(runs, author, within=within))
     except Busy:
+        if len(runs) > 1:
+            return [_write_together([run], author, _WAIT_ALONE)[0] for run in runs]
         return [_locked(run) for run in runs]
     except (OperationalError, PoolTimeout):
         raise
     except Exception as error:
         if len(runs) > 1:
-            return [_write_together([run], author)[0] for run in runs]
+            return [_write_together([run], author, within)[0] for run in runs]
         (run,) = runs
         if len(run.marks) == 1:
             return [[_refusal(run, error)]]
-    return [[_write_together([one], author)[0][0] for one in _apart(run)]]
+    return [[_write_together([one], author, within)[0][0] for one in _apart(run)]]
 
 
 def _write_some_time(run: RunMarks, author: Author) -> list[Answer]:

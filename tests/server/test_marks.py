@@ -419,15 +419,18 @@ async def test_one_of_them_that_cannot_be_written_hides_no_other(server: Server,
     assert {server.database.task(run, "stock").state for run in run_ids} == {"success"}
 
 
-async def test_a_run_that_somebody_keeps_is_told_to_be_locked(
+async def test_a_run_that_somebody_keeps_is_told_to_be_locked_and_no_other(
     server: Server, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if str(settings.SQL_ALCHEMY_CONN).startswith("sqlite"):
         pytest.skip("SQLite locks the whole database")
     monkeypatch.setattr("event_triggers.server.batches._LONGEST_WAIT", 0.05)
-    run = server.database.new_run()
-    with create_session(scoped=False) as session:
-        session.execute(text("SELECT id FROM dag_run WHERE run_id = :run FOR UPDATE"), {"run": run})
-        (answer,) = await post(client, run, mark("orders", message("a")))
+    monkeypatch.setattr("event_triggers.server.batches._WAIT_ALONE", 2.0)  # longer than the scheduler holds one
+    kept, other = server.database.new_run(), server.database.new_run()
+    runs = [{"dag_id": DAG_ID, "run_id": run, "marks": [mark("orders", message("a"))]} for run in (kept, other)]
+    with create_session(scoped=False) as session, busy_scheduler([other]):
+        session.execute(text("SELECT id FROM dag_run WHERE run_id = :run FOR UPDATE"), {"run": kept})
+        ((answer,), (good,)) = (await client.post(MARKS_PATH, json={"protocol": PROTOCOL, "runs": runs})).json()["runs"]
         session.rollback()
     assert (answer["status"], answer["detail"]) == (503, "the run is locked by somebody else, and was so for seconds")
+    assert good["state"] == "success"
