@@ -51,7 +51,7 @@ with DAG("{LOAD}", schedule=None, start_date=datetime(2030, 1, 1), max_active_ru
 """
 _TROUBLE = re.compile("deadlock|database is locked|Traceback|OperationalError", re.IGNORECASE)
 
-pytestmark = pytest.mark.timeout(200)  # it may start an Airflow
+pytestmark = pytest.mark.timeout(600)  # it may start an Airflow
 
 
 @pytest.fixture(scope="module", params=["postgresql", "sqlite"])
