@@ -116,6 +116,8 @@ class GroupWait:
         self._verdict: Verdict | None = None
         self._decided = Flag()
         self._agenda = Agenda(clock)
+        self._scope: anyio.CancelScope | None = None
+        """Of all that runs for the wait, while it does."""
 
     async def run(self) -> Verdict:
         """Wait, and say how it ended. A broker or an API that is away is waited for."""
@@ -124,8 +126,9 @@ class GroupWait:
                 self._agenda.note(self._timeline.deadline, "deadline", self._expire)
                 if self._timeline.warn_at is not None:
                     self._agenda.note(self._timeline.warn_at, "warning", self._warn)
-                group.start_soon(self._work, name="event_triggers: wait")
-                await self._agenda.keep(group)
+                self._scope = group.cancel_scope
+                with self._agenda.kept_in(group):
+                    await self._work()
                 group.cancel_scope.cancel()
         except Exception as error:
             cause = root_cause(error)
@@ -144,6 +147,8 @@ class GroupWait:
             self._keep_sessions = progress.recording
             self._decided.set()
             self._agenda.close()
+            if self._scope is not None:
+                self._scope.cancel()
 
     def _over_for_good(self) -> bool:
         """Whether what the brokers keep for this group can go."""

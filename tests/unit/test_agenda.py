@@ -35,30 +35,43 @@ async def test_what_is_due_is_begun_in_its_order() -> None:
     diary.note(10, "sooner")
     diary.note(-5, "overdue")
     async with anyio.create_task_group() as group:
-        group.start_soon(diary.agenda.keep, group)
+        with diary.agenda.kept_in(group):
+            await idle()
+            assert diary.begun == ["overdue"]
+            assert diary.clock.sleepers == [10.0], "one timer, however much there is"
+            diary.note(5, "soonest")
+            await idle()
+            assert diary.clock.sleepers == [5.0]
+            diary.clock.advance(10)
+            await idle()
+            assert diary.begun == ["overdue", "soonest", "sooner"]
+        assert diary.clock.sleepers == []
+        diary.clock.advance(100)
         await idle()
-        assert diary.begun == ["overdue"]
-        assert diary.clock.sleepers == [10.0], "one timer, however much there is"
-        diary.note(5, "soonest")
-        await idle()
-        diary.clock.advance(10)
-        await idle()
-        assert diary.begun == ["overdue", "soonest", "sooner"]
-        diary.agenda.close()
-    assert diary.clock.sleepers == []
-    diary.clock.advance(100)
     assert diary.begun == ["overdue", "soonest", "sooner"]
+
+
+async def test_an_agenda_that_is_closed_starts_nothing_more() -> None:
+    diary = Diary()
+    diary.note(10, "late")
+    async with anyio.create_task_group() as group:
+        with diary.agenda.kept_in(group):
+            diary.agenda.close()
+            diary.note(0, "later still")
+            diary.clock.advance(100)
+            await idle()
+    assert diary.begun == []
+    assert diary.clock.sleepers == []
 
 
 async def test_an_empty_agenda_waits_for_what_is_noted() -> None:
     diary = Diary()
     async with anyio.create_task_group() as group:
-        group.start_soon(diary.agenda.keep, group)
-        await idle()
-        diary.note(0, "now")
-        await idle()
-        assert diary.begun == ["now"]
-        group.cancel_scope.cancel()
+        with diary.agenda.kept_in(group):
+            await idle()
+            diary.note(0, "now")
+            await idle()
+            assert diary.begun == ["now"]
 
 
 async def test_a_flag_wakes_all_who_wait_even_if_it_is_cleared_at_once() -> None:
