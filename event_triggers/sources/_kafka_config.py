@@ -32,6 +32,10 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "fetch_max_bytes": 16 * 1024 * 1024,
 }
 
+_FETCH_WAIT_MS: Final = 1_000
+"""How long a broker that has nothing new keeps a question. A message is answered at once, so a longer wait only makes
+waiting cheaper; but where a group begins to read is asked over the same connection, and answered after it."""
+
 _MSK: Final = re.compile(r"\.kafka(?:-serverless)?\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?$", re.IGNORECASE)
 
 
@@ -184,7 +188,8 @@ def _tuning(extra: Extra) -> dict[str, Any]:
     idle = extra.integer("connections.max.idle.ms", 0)
     if idle is not None:
         found["connections_max_idle_ms"] = idle or None
-    wait, timeout = found.get("fetch_max_wait_ms", 0), found.get("request_timeout_ms", _DEFAULTS["request_timeout_ms"])
+    timeout = found.get("request_timeout_ms", _DEFAULTS["request_timeout_ms"])
+    wait = found.setdefault("fetch_max_wait_ms", min(_FETCH_WAIT_MS, timeout // 2))
     if wait >= timeout:
         raise extra.wrong(f"fetch.wait.max.ms ({wait}) must be less than socket.timeout.ms ({timeout})")
     return found

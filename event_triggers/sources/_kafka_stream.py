@@ -43,7 +43,8 @@ __all__ = ["KafkaStream"]
 log = plain_logger(__name__)
 
 _BATCH: Final = 500
-_WAIT: Final = 0.5
+_WAIT: Final = 1.0
+"""Seconds between two looks at what moves without messages (marks of transactions), and at whether brokers answer."""
 _LOOK_AGAIN: Final = 1.0
 """Seconds between two looks for a topic or a partition that is missing."""
 _GONE_AFTER: Final = 5.0

@@ -95,6 +95,8 @@ def kafka_opening(bootstrap: str, *, start: Position | None = None, **extra: Any
     values: Mapping[str, Any] = {
         "bootstrap.servers": bootstrap,
         "retry.backoff.ms": 100,
+        # Offsets are asked behind the fetch that waits, and tests ask for many.
+        "fetch.wait.max.ms": 100,
         **{key.replace("_", "."): value for key, value in extra.items()},
     }
 

@@ -97,6 +97,14 @@ def test_translation() -> None:
     assert expected.items() <= dict(arguments).items()
 
 
+@pytest.mark.parametrize(
+    ("extra", "wait"),
+    [({}, 1000), ({"socket.timeout.ms": 1000}, 500), ({"socket.timeout.ms": 1000, "fetch.wait.max.ms": 900}, 900)],
+)
+def test_a_fetch_waits_less_than_an_answer_may_take(extra: dict[str, Any], wait: int) -> None:
+    assert read(**extra).arguments["fetch_max_wait_ms"] == wait
+
+
 def test_looking_for_partitions_cannot_be_switched_off() -> None:
     assert read(topic__metadata__refresh__interval__ms=-1).arguments["metadata_max_age_ms"] == 30_000
 
