@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, TypeVar
 
+from servers.accepting import stop_accepting
+
 __all__ = ["HttpProxy", "Seen"]
 
 _LONGEST_HEAD = 256 * 1024
@@ -87,6 +89,7 @@ class HttpProxy:
         self.seen: list[Seen] = []
         """What came, in the order in which it was seen through."""
         self._rules: list[_Rule] = []
+        self._closing = False
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
@@ -237,6 +240,10 @@ class HttpProxy:
         return _with_connection(answer, b"keep-alive")
 
     async def _close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        await stop_accepting(self._listener)
         self._server.close()
         tasks = list(self._tasks)
         for task in tasks:

@@ -23,6 +23,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from servers.accepting import stop_accepting
+
 __all__ = ["TcpProxy"]
 
 _CHUNK = 64 * 1024
@@ -131,7 +133,7 @@ class TcpProxy:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._closing:
-            # It was accepted before the server closed, and is handed over only now.
+            # It was accepted before that, and is handed over only now.
             _reset(writer)
             return
         self._accepted += 1
@@ -180,7 +182,10 @@ class TcpProxy:
         return len(pairs)
 
     async def _close(self) -> None:
+        if self._closing:
+            return
         self._closing = True
+        await stop_accepting(self._listener)
         self._server.close()
         await self._cut()
         with contextlib.suppress(OSError):
