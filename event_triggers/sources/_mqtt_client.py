@@ -12,6 +12,7 @@ which the broker may forget the body; paho alone would send it at once and lose 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import socket
 import ssl
 import struct
@@ -122,6 +123,17 @@ class LateClient(paho.Client):
             super()._send_puback(mid)
         elif qos == 2:
             super()._send_pubrec(mid)
+
+    def second_handle(self) -> socket.socket | None:
+        """The open connection once more: it lasts until this handle is closed, too. Whoever gets it must close it."""
+        sock = self.socket()
+        try:
+            line = None if sock is None else socket.socket(fileno=os.dup(sock.fileno()))
+        except OSError:
+            return None  # it has just broken
+        if line is not None:
+            line.setblocking(False)
+        return line
 
     def drop(self) -> None:
         """Close the socket, if it is open."""

@@ -14,6 +14,7 @@ A connection is used once. A broken one sets :attr:`Session.ended` and stays bro
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -40,6 +41,7 @@ log = plain_logger(__name__)
 _T = TypeVar("_T")
 
 _CLOSE_SECONDS = 2.0
+_CHUNK = 64 * 1024
 _TAKEN_OVER = 142
 _UNSPECIFIED = 128
 _LOST = "the network connection was lost"
@@ -235,14 +237,23 @@ class Session:
         return StreamError(f"{self.settings.where}: the connection broke: {reason}{hint}")
 
     async def close(self) -> None:
-        """Disconnect politely, else at once. Never raises."""
+        """Disconnect politely, else at once. Never raises.
+
+        A socket that is closed while something is unread resets the connection, and what was sent last may be lost with
+        it: acknowledgements, as a rule, which the broker answers. So the broker is heard until it has closed its side.
+        """
+        line = self._paho.second_handle()
         try:
             if self._made and not self.ended.is_set():
                 # Not by leaving aiomqtt's context, which waits in vain if entering it was cancelled.
                 self._paho.disconnect()
                 with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                     await self.ended.wait()
+                    if line is not None:
+                        await _hear_out(line)
         finally:
+            if line is not None:
+                line.close()
             self._paho.drop()
             _look_at(self._client._disconnected)
             self.ended.set()
@@ -312,6 +323,15 @@ class Session:
         if self.ended.is_set():
             raise self.failure()
         self._paho.answer(mid, qos)
+
+
+async def _hear_out(line: socket.socket) -> None:
+    """Send the end of our side, and read until the other side has ended, too."""
+    loop = asyncio.get_running_loop()
+    with suppress(OSError):
+        line.shutdown(socket.SHUT_WR)
+        while await loop.sock_recv(line, _CHUNK):
+            pass
 
 
 def _look_at(future: asyncio.Future[Any]) -> None:

@@ -38,6 +38,8 @@ class Script:
         """The bodies of the SUBSCRIBE packets."""
         self.answers: list[tuple[int, int]] = []
         """Packet type and packet identifier of every acknowledgement."""
+        self.one_by_one = False
+        """Whether it looks at its connection again after each packet, as brokers do."""
         self.port = 0
         self._writer: asyncio.StreamWriter | None = None
 
@@ -51,6 +53,8 @@ class Script:
             while True:
                 kind = (await reader.readexactly(1))[0] >> 4
                 await self._answer(kind, await reader.readexactly(await _length(reader)))
+                for _ in range(3 if self.one_by_one else 0):
+                    await asyncio.sleep(0)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -74,6 +78,16 @@ class Script:
                 await self.send(0x62, body[:2])
         elif kind == PINGREQ:
             await self.send(0xD0, b"")
+
+    def stop_reading(self) -> None:
+        """Leave what the client sends to the network."""
+        assert self._writer is not None
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def go_on_reading(self) -> None:
+        """Read on, and all that has come meanwhile."""
+        assert self._writer is not None
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
 
     async def publish(
         self, topic: bytes, body: bytes, mid: int, *, qos: int = 1, dup: bool = False, under: tuple[int, ...] = ()

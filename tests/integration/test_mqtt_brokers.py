@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 
@@ -211,3 +212,28 @@ async def test_topic_that_is_not_utf_8() -> None:
         assert [(m.stream, m.body) for m in messages] == [("t/\\xff", b"odd"), ("t", b"good")]
         await taker.settle(*messages)
         await broker.until_answered((PUBACK, 1), (PUBACK, 2))
+
+
+@BOTH
+async def test_what_is_acknowledged_last_arrives(version: int) -> None:
+    """A broker that reads slowly answers the first acknowledgement when the client has gone already."""
+    async with scripted(version) as broker:
+        broker.one_by_one = True
+        settled = asyncio.Event()
+
+        async def take_and_leave() -> None:
+            async with taking(new_opening(broker.connection()), MqttTopic("t", qos=2)) as taker:
+                for mid in (1, 2, 3):
+                    await broker.publish(b"t", str(mid).encode(), mid, qos=2)
+                messages = await taker.take(3)
+                broker.stop_reading()
+                await taker.settle(*messages)
+                settled.set()
+
+        leaving = asyncio.create_task(take_and_leave())
+        await settled.wait()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        broker.go_on_reading()
+        await leaving
+        await broker.until_answered((PUBREC, 1), (PUBREC, 2), (PUBREC, 3))
