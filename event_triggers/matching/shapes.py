@@ -11,7 +11,7 @@ from event_triggers.matching.fields import Columns, Field
 
 __all__ = ["Shape"]
 
-_REVIEWS = (32, 1024)
+_REVIEWS = (32, 256, 1024)
 """At so many keys it is seen anew which field to begin with."""
 
 
