@@ -127,7 +127,7 @@ def _alone(world: World, report: Report, sizes: Sizes) -> Iterator[Step]:
     yield Step("latency: mqtt", ("latency",), 8, groups("mqtt", max(1, sizes.runs // 2), 0))
     yield Step("latency: sqs", ("latency",), 8, groups("sqs", max(1, sizes.runs // 2), 0))
     downstream = partial(measure_downstream, world, report, pairs=sizes.pairs)
-    yield Step("downstream", ("latency",), 5 + 4 * sizes.pairs, downstream)
+    yield Step("downstream", ("latency",), 5 + 3 * sizes.pairs, downstream)
     yield Step("messages ahead", ("latency",), 10, partial(measure_messages_ahead, world, report, messages=sizes.ahead))
 
 

@@ -20,6 +20,8 @@ __all__ = ["measure_downstream", "measure_groups", "measure_messages_ahead", "wa
 _AFTER = "after"
 _GAP = 0.15
 """Seconds between two messages, at most: no message comes in step with the one before."""
+_ROUND = 1.0
+"""Seconds between two looks of Airflow's scheduler while nothing happens."""
 
 
 class Times(NamedTuple):
@@ -109,19 +111,23 @@ def _times(world: World, dag_id: str, run_id: str, sent: dict[str, float], downs
 
 
 def measure_downstream(world: World, report: Report, *, pairs: int, name: str = "downstream") -> None:
-    """Last message, or PATCH, to the start of the task behind; in turns, each in a run of one event of its own.
+    """Last message, or PATCH, to the start of the task behind, each in a run of one event of its own.
 
-    What a PATCH itself takes is left out on its side: "what Airflow needs from any marked task to its downstream".
+    Both of a pair come at the same moment, so that the scheduler is at the same point of its round for both: that makes
+    up most of the time. What a PATCH itself takes is left out on its side: "what Airflow needs from any marked task to
+    its downstream".
     """
     runs = world.start_groups(plan.ONE, 2 * pairs, timeout=120)
     event = plan.EVENTS[0]
     for ours, bare in zip(runs[:pairs], runs[pairs:], strict=True):
+        time.sleep(random.uniform(0, _ROUND))
         began = time.time()
         world.send.event("kafka", ours, event)
-        report.add(name, _started(world, ours) - began, "s")
         _patch(world, plan.ONE, bare, event)
+        report.add(name, _started(world, ours) - began, "s")
+        bare_started = _started(world, bare)
         marked = world.database.committed(plan.ONE, bare, "success")[f"inputs.{event}"]
-        report.add(f"{name} of a PATCH", _started(world, bare) - marked, "s")
+        report.add(f"{name} of a PATCH", bare_started - marked, "s")
 
 
 def _started(world: World, run_id: str) -> float:
