@@ -193,8 +193,9 @@ def _cpu_step(name: str, crowd: Crowd, size: int, sizes: Sizes) -> Step:
 
 
 def _afresh(world: World, crowd: Crowd) -> None:
-    """The first of a crowd, in a triggerer that has had nothing else to do."""
+    """The first of a crowd, in a triggerer that has had nothing else to do than what is done once."""
     world.restart_triggerer()
+    warm_up(world)
     crowd.begin()
 
 
