@@ -102,6 +102,24 @@ class Database:
 
         wait_for(there, timeout=timeout, what=f"{task_id} of {run_id} was {state}", pause=0.01)
 
+    def wait_for_end(self, dag_id: str, run_id: str, task_id: str, *, timeout: float = 60) -> str:
+        """Return whether the task became ``success`` or ``failed``, when it has become either.
+
+        :raises TimedOut: when it has not in time.
+        """
+        statement = (
+            "SELECT state FROM harness_state_change WHERE dag_id = %(dag_id)s AND run_id = %(run_id)s"
+            " AND task_id = %(task_id)s AND state IN ('success', 'failed')"
+        )
+        found: list[str] = []
+
+        def there() -> bool:
+            found.extend(row[0] for row in self.rows(statement, dag_id=dag_id, run_id=run_id, task_id=task_id))
+            return bool(found)
+
+        wait_for(there, timeout=timeout, what=f"{task_id} of {run_id} has ended", pause=0.01)
+        return found[0]
+
     def worker_starts(self, dag_id: str, run_id: str, task_id: str) -> int:
         """How many worker processes ran for this task of this run."""
         statement = (
