@@ -371,7 +371,9 @@ def _client(settings: ApiSettings, transport: httpx.AsyncBaseTransport | None) -
             timeout=_TIMEOUT,
             verify=verify,
             transport=transport,
-            limits=httpx.Limits(max_connections=MOST_IN_FLIGHT, max_keepalive_connections=MOST_IN_FLIGHT),
+            # The slots bound them. The pool must not: it keeps a place for ever for a connection whose request was
+            # cancelled before it was made, and waits in vain when all its places have gone that way.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
         )
     except httpx.InvalidURL as error:
         raise ConfigurationError(
