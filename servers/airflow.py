@@ -26,7 +26,8 @@ import httpx
 
 from servers.airflow_client import AirflowClient
 from servers.airflow_history import History
-from servers.process import ManagedProcess, ServerFailed, free_port
+from servers.ports import free_port
+from servers.process import ManagedProcess, ServerFailed
 
 __all__ = ["API_SERVER", "DAG_PROCESSOR", "SCHEDULER", "TRIGGERER", "Airflow"]
 

@@ -17,7 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from servers.process import ManagedProcess, free_port
+from servers.ports import free_port
+from servers.process import ManagedProcess
 
 __all__ = ["EmbeddedMqtt"]
 

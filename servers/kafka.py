@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from servers.jars import class_path, java
-from servers.process import ManagedProcess, free_port
+from servers.ports import free_port
+from servers.process import ManagedProcess
 
 __all__ = ["KafkaCluster", "KafkaListener", "KafkaNode"]
 

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from servers.certificates import Authority
-from servers.process import ManagedProcess, ServerFailed, accepts_connections, free_port
+from servers.ports import free_port
+from servers.process import ManagedProcess, ServerFailed, accepts_connections
 
 __all__ = ["Mosquitto", "find_mosquitto"]
 

@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 from servers.certificates import Authority
-from servers.process import ManagedProcess, ServerFailed, accepts_connections, free_port
+from servers.ports import free_port
+from servers.process import ManagedProcess, ServerFailed, accepts_connections
 
 __all__ = ["Nats", "find_nats"]
 

@@ -18,7 +18,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from servers.process import ManagedProcess, ServerFailed, free_port
+from servers.ports import free_port
+from servers.process import ManagedProcess, ServerFailed
 
 __all__ = ["Postgres", "find_binaries"]
 

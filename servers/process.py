@@ -14,18 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["ManagedProcess", "ServerFailed", "accepts_connections", "free_port"]
+__all__ = ["ManagedProcess", "ServerFailed", "accepts_connections"]
 
 
 class ServerFailed(RuntimeError):
     """A server ended by itself or did not become ready in time; the end of its log is in the message."""
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that is free now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def accepts_connections(port: int, host: str = "127.0.0.1") -> bool:

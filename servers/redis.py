@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from servers.process import ManagedProcess, ServerFailed, accepts_connections, free_port
+from servers.ports import free_port
+from servers.process import ManagedProcess, ServerFailed, accepts_connections
 
 __all__ = ["Redis", "find_redis"]
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from servers.jars import class_path, java
-from servers.process import ManagedProcess, accepts_connections, free_port
+from servers.ports import free_port
+from servers.process import ManagedProcess, accepts_connections
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet
 
 from servers.airflow import Airflow
 from servers.airflow_client import AirflowClient, wait_for
-from servers.process import free_port
+from servers.ports import free_port
 from tests.airflow.brokers import Brokers
 from tests.airflow.test_groups import start
 

@@ -23,8 +23,8 @@ from confluent_kafka.cimpl import NewTopic
 from servers.airflow import API_SERVER, SCHEDULER, TRIGGERER, Airflow
 from servers.kafka import KafkaCluster, KafkaListener
 from servers.mosquitto import Mosquitto
+from servers.ports import free_port
 from servers.postgres import Postgres
-from servers.process import free_port
 from servers.proxy import TcpProxy
 from servers.sqs import ElasticMqServer
 from tests.chaos.plan import DAG_ID, QUEUE_PREFIX, TOPIC

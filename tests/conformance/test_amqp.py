@@ -11,7 +11,7 @@ import pytest
 from event_triggers.sources.amqp import AmqpQueue
 from event_triggers.sources.base import Opening, Position
 from event_triggers.testing.conformance import BrokerHarness, QueueConformance
-from servers.process import free_port
+from servers.ports import free_port
 from servers.proxy import TcpProxy
 from servers.rabbitmq import RabbitMq
 from tests.integration.amqp_support import amqp_connection, declare, kept, send, shared_rabbitmq

@@ -18,7 +18,7 @@ from event_triggers.sources.assets import AssetEvents
 from event_triggers.sources.base import Opening, Position, Source
 from event_triggers.sources.webhook import Webhook
 from event_triggers.testing.conformance import BrokerHarness, LogConformance
-from servers.process import free_port
+from servers.ports import free_port
 from servers.proxy import TcpProxy
 from tests.hooks.kit import ApiServer, api_server
 

@@ -18,7 +18,7 @@ from event_triggers.sources._fired import fired_by
 from event_triggers.sources.base import Opening, Position
 from event_triggers.sources.from_trigger import FromTrigger
 from event_triggers.testing.conformance import BrokerHarness, QueueConformance
-from servers.process import free_port
+from servers.ports import free_port
 from servers.proxy import TcpProxy
 from servers.redis import Redis, find_redis
 from tests.integration.redis_trigger import RedisListTrigger

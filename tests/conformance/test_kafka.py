@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from event_triggers.sources.base import Opening, Position
 from event_triggers.sources.kafka import KafkaTopic
 from event_triggers.testing.conformance import BrokerHarness, LogConformance
-from servers.process import free_port
+from servers.ports import free_port
 from tests.integration.kafka_support import SharedKafka, kafka_opening, producer, shared_kafka
 
 

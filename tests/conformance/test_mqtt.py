@@ -13,7 +13,7 @@ from event_triggers.sources.base import Opening, Position
 from event_triggers.sources.mqtt import MqttTopic
 from event_triggers.testing.conformance import BrokerHarness, QueueConformance
 from servers.mosquitto import Mosquitto
-from servers.process import free_port
+from servers.ports import free_port
 from servers.proxy import TcpProxy
 from tests.integration.mqtt_support import acknowledged, mosquitto, mqtt_connection, new_opening, publish, unique
 

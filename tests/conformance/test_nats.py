@@ -12,7 +12,7 @@ from event_triggers.sources.base import Opening, Position
 from event_triggers.sources.nats import NatsSubject
 from event_triggers.testing.conformance import BrokerHarness, LogConformance
 from servers.nats import Nats
-from servers.process import free_port
+from servers.ports import free_port
 from servers.proxy import TcpProxy
 from tests.integration.broker_support import opening_of, unique
 from tests.integration.nats_support import create_stream, nats_connection, nats_server, send

@@ -11,7 +11,7 @@ import pytest
 from event_triggers.sources.base import Opening, Position
 from event_triggers.sources.redis import RedisStream
 from event_triggers.testing.conformance import BrokerHarness, LogConformance
-from servers.process import free_port
+from servers.ports import free_port
 from servers.proxy import TcpProxy
 from servers.redis import Redis
 from tests.integration.broker_support import opening_of, unique

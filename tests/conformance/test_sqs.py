@@ -13,7 +13,8 @@ import pytest
 from event_triggers.sources.base import BrokerConnection, Opening, Position
 from event_triggers.sources.sqs import SqsQueue
 from event_triggers.testing.conformance import BrokerHarness, QueueConformance
-from servers.process import ServerFailed, free_port
+from servers.ports import free_port
+from servers.process import ServerFailed
 from servers.proxy import TcpProxy
 from servers.sqs import ElasticMqServer, MotoServer, SqsServer
 from tests.support import missing

@@ -26,8 +26,8 @@ from fastapi import FastAPI
 
 from event_triggers.airflow_api import AirflowApi, ApiSettings
 from event_triggers.sources.base import AirflowCall, Opening, Position
+from servers.ports import free_port
 from servers.postgres import Postgres, find_binaries
-from servers.process import free_port
 from tests.support import missing
 
 __all__ = ["ApiServer", "api_server", "signed"]

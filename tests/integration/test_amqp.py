@@ -16,7 +16,7 @@ from event_triggers.hub import Hub
 from event_triggers.sources import _amqp_messages
 from event_triggers.sources.amqp import AmqpQueue
 from event_triggers.sources.base import Outcome, load_source
-from servers.process import free_port
+from servers.ports import free_port
 from servers.proxy import TcpProxy
 from servers.rabbitmq import RabbitMq
 from tests.integration.amqp_support import amqp_connection, channel, declare, send, shared_rabbitmq, until_kept

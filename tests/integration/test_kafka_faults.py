@@ -20,7 +20,7 @@ from event_triggers.hub import Hub
 from event_triggers.sources.base import Opening
 from event_triggers.sources.kafka import KafkaTopic
 from servers.kafka import KafkaCluster
-from servers.process import free_port
+from servers.ports import free_port
 from tests.integration.faults import live, take, until_told
 from tests.integration.kafka_support import (
     SharedKafka,

@@ -20,7 +20,8 @@ from event_triggers.sources.mqtt import MqttTopic
 from servers.certificates import Authority
 from servers.embedded_mqtt import EmbeddedMqtt
 from servers.mosquitto import Mosquitto
-from servers.process import ServerFailed, free_port
+from servers.ports import free_port
+from servers.process import ServerFailed
 from servers.proxy import TcpProxy
 from tests.integration.mqtt_support import PATIENCE, mosquitto, mqtt_connection, new_opening, publish, taking, unique
 from tests.support import missing

@@ -21,7 +21,7 @@ from event_triggers.sources.base import BrokerConnection
 from event_triggers.sources.mqtt import MqttTopic
 from event_triggers.subscription import Subscription
 from servers.mosquitto import Mosquitto
-from servers.process import free_port
+from servers.ports import free_port
 from servers.proxy import TcpProxy
 from tests.integration.mqtt_support import PATIENCE, mosquitto, mqtt_connection, publish, unique, until
 

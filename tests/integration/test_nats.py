@@ -27,7 +27,7 @@ from event_triggers.sources._nats_client import JetStream, to_message
 from event_triggers.sources.base import load_source
 from event_triggers.sources.nats import NatsSubject
 from servers.nats import Nats
-from servers.process import free_port
+from servers.ports import free_port
 from servers.proxy import TcpProxy
 from tests.integration.broker_support import in_environment, opening_of, taking, unique
 from tests.integration.faults import corrected, live, take, told, until_told

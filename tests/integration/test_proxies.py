@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from servers.http_proxy import HttpProxy
-from servers.process import free_port
+from servers.ports import free_port
 from servers.proxy import TcpProxy
 
 

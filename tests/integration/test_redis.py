@@ -18,7 +18,8 @@ from event_triggers.hub import Hub
 from event_triggers.sources.base import load_source
 from event_triggers.sources.redis import RedisStream
 from servers.certificates import Authority
-from servers.process import accepts_connections, free_port
+from servers.ports import free_port
+from servers.process import accepts_connections
 from servers.proxy import TcpProxy
 from servers.redis import Redis
 from tests.integration.broker_support import opening_of, taking, unique

@@ -38,7 +38,7 @@ from event_triggers.trigger import EventGroupTrigger
 from event_triggers.verdict import Verdict
 from event_triggers.wait import GroupWait
 from servers.mosquitto import Mosquitto
-from servers.process import free_port
+from servers.ports import free_port
 from servers.sqs import MotoServer
 from tests.integration.amqp_support import amqp_connection, shared_rabbitmq
 from tests.integration.mqtt_support import mosquitto, mqtt_connection

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from servers.process import free_port
+from servers.ports import free_port
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "audit-dependencies"
 
