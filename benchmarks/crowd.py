@@ -72,7 +72,7 @@ class Crowd:
         world.wait_said(kind.dag_id, [run_id], kind.said, timeout=120)
         self._template = run_id
         world.settle()
-        self._least_memory = probes.resident_bytes(world.triggerer())
+        self._least_memory = probes.anonymous_bytes(world.triggerer())
 
     def grow(self, size: int, *, timeout: float = 240) -> None:
         """Let so many wait, all but the first as new triggers that come at the same moment."""
@@ -91,7 +91,7 @@ class Crowd:
     def measure_memory(self) -> None:
         """What each more of them takes in the triggerer's two processes."""
         self._world.settle()
-        taken = probes.resident_bytes(self._world.triggerer()) - self._least_memory
+        taken = probes.anonymous_bytes(self._world.triggerer()) - self._least_memory
         self._report.add(self._kind.memory, taken / (self.size - 1), "bytes", at=self.size)
         self._report.add(f"{self._kind.memory}, in all", taken, "bytes", at=self.size)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["children", "connections", "cpu_seconds", "cpu_share", "resident_bytes"]
+__all__ = ["anonymous_bytes", "children", "connections", "cpu_seconds", "cpu_share"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _ESTABLISHED = "01"
@@ -23,12 +23,16 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def resident_bytes(pids: Iterable[int]) -> int:
-    """The memory that these processes have to themselves; what they share with others is left out."""
+def anonymous_bytes(pids: Iterable[int]) -> int:
+    """The memory that these processes have taken for their data.
+
+    A page that a fork left shared counts in each of them from the beginning: when a garbage collection writes to it and
+    the system copies it, none of them holds more than before.
+    """
     total = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith(("Private_Clean:", "Private_Dirty:")):
+            if line.startswith("Anonymous:"):
                 total += int(line.split()[1]) * 1024
     return total
 
