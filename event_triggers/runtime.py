@@ -22,6 +22,7 @@ from event_triggers.errors import AirflowApiError, StreamError
 from event_triggers.garbage import calm_collector
 from event_triggers.hub import Hub
 from event_triggers.ledger import Ledger
+from event_triggers.log_channel import spare_the_loop
 from event_triggers.sources.base import AirflowCall
 
 __all__ = ["Runtime", "current_runtime", "use_runtime"]
@@ -58,6 +59,7 @@ def _airflow_runtime() -> Runtime:
 
     # A triggerer by now has all that its waits have in common; what is made for each wait comes later.
     calm_collector()
+    spare_the_loop()
     clock = SystemClock()
     conn_id = conf.get("event_triggers", "api_conn_id", fallback=DEFAULT_CONN_ID)
 
