@@ -43,8 +43,10 @@ def test_a_supervisor_that_sends_and_does_not_read_is_waited_for_by_nobody() -> 
     requests, their_requests = socket.socketpair()
     logs, their_logs = socket.socketpair()
     passed = their_requests.fileno(), their_logs.fileno()
+    env = {**os.environ, "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO"}
     command = [sys.executable, "-c", RUNNER, *map(str, (*passed, LINES, TRIGGERS))]
-    with requests, logs, subprocess.Popen(command, pass_fds=passed, env=dict(os.environ)) as runner:
+    logs.settimeout(120)
+    with requests, logs, subprocess.Popen(command, pass_fds=passed, env=env) as runner:
         try:
             their_requests.close()
             their_logs.close()
@@ -52,7 +54,9 @@ def test_a_supervisor_that_sends_and_does_not_read_is_waited_for_by_nobody() -> 
             requests.sendall(b"x" * TRIGGERS)  # as Airflow's supervisor does: it reads no log until all is sent
             content = b""
             while b"all triggers are there" not in content:
-                content += logs.recv(65536)
+                more = logs.recv(65536)
+                assert more, f"the runner has ended: {runner.wait(30)}"
+                content += more
         finally:
             runner.kill()
     said = [json.loads(line)["event"] for line in content.splitlines() if b"event_triggers.wait" in line]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tests.unit.hub_kit import Kit
 from tests.unit.wait_kit import WaitKit
+
+
+@pytest.fixture(autouse=True)
+def logging_level() -> Iterator[None]:
+    """A command that is run in this process keeps Airflow quiet; processes that later tests start must not be."""
+    name = "AIRFLOW__LOGGING__LOGGING_LEVEL"
+    before = os.environ.get(name)
+    yield
+    if before is None:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture
