@@ -29,7 +29,8 @@ class Entry:
     def __init__(self, token: Hashable, alternative: Alternative, rest: Iterable[int]) -> None:
         self.token = token
         self.structure, self.leaves = alternative
-        self.rest = _one_of_equals(tuple((self.structure.paths[number], self.leaves[number]) for number in rest))
+        checked = [(self.structure.paths[number], self.leaves[number]) for number in rest]
+        self.rest = _one_of_equals(tuple(checked)) if checked else ()
         """The leaves that are not proved by the look-up that leads here, and their paths."""
 
     def holds(self, document: dict[str, Any]) -> bool:

@@ -23,6 +23,7 @@ a restart.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
+from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 from event_triggers.matching.buckets import Bucket, Entry, Spread
@@ -79,12 +80,13 @@ class DocumentIndex(Generic[Token]):
 
     def add(self, alternatives: tuple[Alternative, ...], token: Token) -> None:
         """Look for documents of which one of the alternatives holds; the token must be new."""
-        entries = tuple(_entry(alternative, token) for alternative in alternatives)
+        hashed = [_hashed(alternative) for alternative in alternatives]
+        entries = tuple(map(_entry, alternatives, hashed, repeat(token)))
         alone = len(entries) == 1
         self.several += not alone
         self._entries[token] = entries[0] if alone else entries
-        for entry in entries:
-            self._insert(entry, alone)
+        for entry, numbers in zip(entries, hashed, strict=True):
+            self._insert(entry, numbers, alone)
 
     def remove(self, token: Token) -> None:
         """Forget what was added under this token.
@@ -171,8 +173,8 @@ class DocumentIndex(Generic[Token]):
             proposed.update(dict.fromkeys(self._loose.proposed(columns)))
         return [entry.token for entry in proposed if entry.fits(document)]  # type: ignore[misc]
 
-    def _insert(self, entry: Entry, alone: bool) -> None:
-        fields, leaves = _placed(entry, self._root.use)
+    def _insert(self, entry: Entry, hashed: list[int], alone: bool) -> None:
+        fields, leaves = _placed(entry, hashed, self._root.use)
         if not fields:
             if self._loose is None:
                 self._loose = Spread(self._root)
@@ -199,7 +201,8 @@ class DocumentIndex(Generic[Token]):
         shape.put([_allowed(leaf) for leaf in leaves], with_it)
 
     def _take_out(self, entry: Entry) -> None:
-        fields, leaves = _placed(entry, self._root.at)
+        hashed = _hashed(Alternative(entry.structure, entry.leaves))
+        fields, leaves = _placed(entry, hashed, self._root.at)
         if not fields:
             assert self._loose is not None  # noqa: S101  for mypy
             self._loose.remove(entry)
@@ -229,27 +232,35 @@ class DocumentIndex(Generic[Token]):
         return kept if isinstance(kept, Entry) else self._entries[kept]  # type: ignore[return-value]
 
 
-def _entry(alternative: Alternative, token: Hashable) -> Entry:
-    hashed = _hashed(alternative)
-    rest = (n for n, leaf in enumerate(alternative.leaves) if n not in hashed or _is_ambiguous(leaf))
+def _entry(alternative: Alternative, hashed: list[int], token: Hashable) -> Entry:
+    rest = [n for n, leaf in enumerate(alternative.leaves) if n not in hashed or _is_ambiguous(leaf)]
     return Entry(token, alternative, rest)
 
 
-def _placed(entry: Entry, field_at: Callable[[Path], Field]) -> tuple[tuple[Field, ...], list[_AnyLeaf]]:
+def _placed(
+    entry: Entry, hashed: list[int], field_at: Callable[[Path], Field]
+) -> tuple[tuple[Field, ...], list[_AnyLeaf]]:
     """The fields that an entry is hashed on, the oldest first, and its leaves at them."""
     paths, leaves = entry.structure.paths, entry.leaves
-    pairs = [(field_at(paths[number]), leaves[number]) for number in _hashed(Alternative(entry.structure, leaves))]
-    pairs.sort(key=lambda pair: pair[0].age)
-    return tuple(field for field, _ in pairs), [leaf for _, leaf in pairs]
+    pairs = sorted([(field_at(paths[number]), leaves[number]) for number in hashed], key=_age)
+    return tuple([field for field, _ in pairs]), [leaf for _, leaf in pairs]
+
+
+def _age(pair: tuple[Field, _AnyLeaf]) -> int:
+    return pair[0].age
 
 
 def _hashed(alternative: Alternative) -> list[int]:
     """The numbers of the leaves that an entry is hashed on; for the same alternative always the same."""
     paths, leaves = alternative.structure.paths, alternative.leaves
     exact: dict[Path, int] = {}
+    single = True
     for number, leaf in enumerate(leaves):
         if not isinstance(leaf, AnyLeaf):
             exact.setdefault(paths[number], number)
+            single = single and isinstance(leaf, Exactly)
+    if single:
+        return list(exact.values())
     # Few allowed values first: they tell entries apart best. At least one field is always hashed.
     chosen: list[int] = []
     combinations = 1
@@ -274,6 +285,8 @@ def _allowed(leaf: _AnyLeaf) -> tuple[Any, ...]:
 
 def _is_ambiguous(leaf: _AnyLeaf) -> bool:
     """Whether another value has the same key."""
+    if isinstance(leaf, Exactly):
+        return leaf.value.__class__ is not str and leaf.value in _AMBIGUOUS
     return isinstance(leaf, AnyLeaf) or any(value in _AMBIGUOUS for value in _allowed(leaf))
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "Suffix",
     "SuffixIgnoreCase",
     "Wildcard",
+    "exactly",
     "leaf_of",
     "literal",
 ]
@@ -132,13 +133,14 @@ def leaf_of(values: list[Any], operators: list[Operator], absent: bool) -> Exact
     distinct = list({(value.__class__ is bool, value): value for value in values}.values())
     exact: list[Exactly | OneOf] = []
     if distinct:
-        exact.append(_exactly(distinct[0]) if len(distinct) == 1 else OneOf(distinct))
+        exact.append(exactly(distinct[0]) if len(distinct) == 1 else OneOf(distinct))
     if operators or absent:
         return AnyLeaf([*exact, *operators], absent)
     return exact[0]
 
 
-def _exactly(value: Any) -> Exactly:
+def exactly(value: Any) -> Exactly:
+    """The leaf that this value alone satisfies."""
     return _exact_text(value) if value.__class__ is str else Exactly(value)
 
 

@@ -25,6 +25,7 @@ from event_triggers.matching.leaves import (
     Suffix,
     SuffixIgnoreCase,
     Wildcard,
+    exactly,
     leaf_of,
 )
 from event_triggers.matching.numbers import Bounds, is_number
@@ -77,6 +78,8 @@ class LeafReader:
 
         :raises InvalidEventError: naming the place and what was expected there.
         """
+        if self._rendered and node.__class__ is list and len(node) == 1 and node[0].__class__ is str:
+            return exactly(node[0])  # what nearly every field asks for
         if not _is_list(node):
             if self._waits(node):
                 return leaf_of([], [Present()], absent=False)

@@ -64,13 +64,15 @@ def parse_pattern(pattern: object, path: str = "match") -> Pattern:
     :raises InvalidEventError: when it is none, naming the path of the offending key and what was expected there.
     """
     alternatives = _Reader(rendered=True).pattern(pattern, path)
-    about_message = any(path[:1] == (MESSAGE,) for leaves in alternatives for path, _ in leaves)
+    about_message = any(path[0] == MESSAGE for leaves in alternatives for path, _ in leaves)
     if about_message:
         alternatives = [_of_envelope(leaves) for leaves in alternatives]
     return Pattern(
         tuple(
-            Alternative(structure_of(tuple(path for path, _ in leaves)), tuple(leaf for _, leaf in leaves))
-            for leaves in alternatives
+            [
+                Alternative(structure_of(tuple([path for path, _ in leaves])), tuple([leaf for _, leaf in leaves]))
+                for leaves in alternatives
+            ]
         ),
         about_message,
     )
@@ -110,7 +112,11 @@ class _Reader:
                     f"{at}: its '$or' lists combine to {len(alternatives) * len(ways)} alternatives, and "
                     f"{_MOST_ALTERNATIVES} are allowed; use several events, or lists of values"
                 )
-            alternatives = [[*leaves, *more] for leaves in alternatives for more in ways]
+            if len(ways) == 1:
+                for leaves in alternatives:
+                    leaves += ways[0]
+            else:
+                alternatives = [[*leaves, *more] for leaves in alternatives for more in ways]
         return alternatives
 
     def field(self, field: str, value: object, at: str, path: Path, depth: int) -> list[_Leaves]:
@@ -123,7 +129,7 @@ class _Reader:
                 raise InvalidEventError(f"{at}: a message has {', '.join(_OF_MESSAGE)}; not {field!r}")
             if field == BODY:
                 return self.inner(value, at, (), depth, "a mapping of the body's fields to allowed values")
-        if isinstance(value, Mapping):
+        if value.__class__ is not list and isinstance(value, Mapping):
             _refuse_operator_outside_list(value, at)
             return self.fields(value, at, (*path, field), depth + 1)
         return [[((*path, field), self.leaf.leaf(value, at))]]
