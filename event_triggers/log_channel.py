@@ -47,11 +47,9 @@ def spare_the_loop(logger: logging.Logger | None = None) -> None:
     for handler in (logger or logging.getLogger()).handlers:
         descriptor = _socket_of(handler)
         if descriptor is not None:
-            gates = [one for one in handler.filters if isinstance(one, _Gate)]
-            if not gates:
-                handler.addFilter(gate := _Gate(handler, descriptor))
-                gates.append(gate)
-            gates[0].spare(asyncio.get_running_loop())
+            gate = next((one for one in handler.filters if isinstance(one, _Gate)), None) or _Gate(handler, descriptor)
+            handler.addFilter(gate)  # once, however often
+            gate.spare(asyncio.get_running_loop())
 
 
 def _socket_of(handler: logging.Handler) -> int | None:
@@ -115,12 +113,13 @@ class _Gate(logging.Filter):
 
     def _write_some(self) -> None:
         for _ in range(_AT_ONCE):
-            if self._line and not self._has_room(0):
+            if not self._line:
+                asyncio.get_running_loop().remove_writer(self._descriptor)
+                self._say_what_was_left_out()
+                return
+            if not self._has_room(0):
                 return
             self._write(1)
-        if not self._line and self._loop is not None:
-            self._loop.remove_writer(self._descriptor)
-            self._say_what_was_left_out()
 
     def _write(self, lines: int) -> None:
         self._writing = True
