@@ -25,7 +25,7 @@ __all__ = ["RedisClient", "StreamInfo", "connect"]
 log = plain_logger(__name__)
 
 _TIMEOUT = 8.0
-"""Seconds that an answer may take, beyond the time that a blocking read waits."""
+"""Seconds that connecting may take; and an answer, beyond the time that a blocking read waits."""
 _TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 
 
@@ -49,6 +49,7 @@ class RedisClient:
         self._stream = stream
         self._where = where
         self._wait = int(wait * 1000)
+        self._limit = wait + _TIMEOUT
 
     async def info(self) -> StreamInfo | None:
         """What there is of the stream; ``None`` when it does not exist."""
@@ -74,14 +75,17 @@ class RedisClient:
         return answer[0][1] if answer else []
 
     async def _ask(self, work: Awaitable[Any]) -> Any:
+        # Not by the client's ``socket_timeout``: before Python 3.12, ``asyncio.wait_for``, which it uses, loses a
+        # cancellation that comes just when it is done.
         try:
-            return await work
+            with anyio.fail_after(self._limit):
+                return await work
         except (wrong.RedisError, OSError, asyncio.TimeoutError) as error:
             raise StreamError(f"{self._where}: {_advice(error)}") from error
 
 
 def _advice(error: Exception) -> str:
-    text = str(error) or type(error).__name__
+    text = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
     if isinstance(error, wrong.NoPermissionError):
         return f"access is denied: {text}; allow the user XREAD, XRANGE and XINFO STREAM on the stream's key"
     if isinstance(error, wrong.AuthenticationError):
@@ -111,7 +115,6 @@ async def connect(connection: BrokerConnection, stream: str, wait: float) -> Asy
     where = f"Redis stream {stream!r} (connection {connection.conn_id!r}, {connection.host}:{connection.port or 6379})"
     if options.get("ssl") and options.get("ssl_cert_reqs") == "none":
         log.warning("%s: the server's certificate is not checked; anyone on the way can read and forge messages", where)
-    options["socket_timeout"] = wait + _TIMEOUT
     made = RedisCluster(startup_nodes=nodes, **options) if in_cluster else Redis(db=database, **options)
     client: Any = made
     try:
@@ -135,6 +138,7 @@ def _options(connection: BrokerConnection) -> dict[str, Any]:
         "username": connection.login,
         "password": password,
         "socket_connect_timeout": _TIMEOUT,
+        "socket_timeout": None,
         "protocol": 2,
         # A failure is the hub's to see, and to wait after.
         "retry": Retry(NoBackoff(), 0),
