@@ -1,8 +1,8 @@
 """Reading markers through the plugin's route: what many groups ask for at the same time travels together.
 
-Flow: ``read`` puts a group into the line and waits; one worker asks for all that is there, up to :data:`MOST_GROUPS`
-groups, and answers everybody who waits. A lone group is asked for at once. When a thousand waits start together, as at
-midnight or after a crash, that is a dozen requests, and not a thousand.
+Flow: ``read`` puts a group into the line (:mod:`event_triggers.line`) and waits; one worker asks for all that is there,
+up to :data:`MOST_GROUPS` groups at a time. When a thousand waits start together, as at midnight or after a crash, that
+is a dozen requests, and not a thousand.
 
 Invariants: what the route refuses is :exc:`RouteRefused`, and its caller asks the public API, which says what is
 missing. No answer, 429 and 5xx are repeated as for every request (:mod:`event_triggers.airflow_api`).
@@ -12,7 +12,6 @@ Nothing is kept over a restart.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Sequence
 
@@ -20,6 +19,7 @@ import msgspec
 
 from event_triggers.airflow_api import AirflowApi
 from event_triggers.errors import AirflowApiError
+from event_triggers.line import Line, Waiting
 from event_triggers.marking_route import MarkingRoute, RouteRefused
 from event_triggers.marks import (
     MARKERS_PATH,
@@ -36,7 +36,7 @@ __all__ = ["MarkerReader"]
 
 log = plain_logger(__name__)
 
-_Waiting = tuple[GroupMarkers, "asyncio.Future[list[MarkerState]]"]
+_Due = Waiting[GroupMarkers, list[MarkerState]]
 
 
 class MarkerReader:
@@ -45,8 +45,9 @@ class MarkerReader:
     def __init__(self, api: AirflowApi, route: MarkingRoute) -> None:
         self._api = api
         self._route = route
-        self._line: deque[_Waiting] = deque()
-        self._something = asyncio.Event()
+        self._line: Line[GroupMarkers, list[MarkerState]] = Line(
+            "questions for markers", take=_take, send=self._send, failed=RouteRefused
+        )
 
     async def read(self, asked: GroupMarkers) -> list[MarkerState]:
         """The markers that there are of those that are asked for.
@@ -55,51 +56,30 @@ class MarkerReader:
         """
         if not await self._route.find() or not self._route.reads:
             raise RouteRefused(self._route.why_not or "the marking route does not read markers")
-        answer: asyncio.Future[list[MarkerState]] = asyncio.get_running_loop().create_future()
-        self._line.append((asked, answer))
-        self._something.set()
-        return await answer
+        return await self._line.ask(asked)
 
     async def work(self) -> None:
         """Take from the line and ask, for ever."""
-        while True:
-            while not self._line:
-                self._something.clear()
-                await self._something.wait()
-            taken = [self._line.popleft() for _ in range(min(MOST_GROUPS, len(self._line)))]
-            taken = [one for one in taken if not one[1].done()]  # else whoever asked has gone
-            try:
-                await self._ask(taken)
-            except Exception as error:
-                # The line serves all groups: it must not end with one answer that nobody has foreseen.
-                log.exception("markers could not be read over the marking route")
-                _refuse(taken, f"reading failed ({text_of(error)})")
-            except BaseException:
-                self._line.extendleft(reversed([one for one in taken if not one[1].done()]))
-                raise
+        await self._line.work()
 
-    async def _ask(self, taken: Sequence[_Waiting]) -> None:
-        if not taken:
-            return
-        body = msgspec.json.encode(MarkersRequest(PROTOCOL, [asked for asked, _ in taken]))
+    async def _send(self, taken: Sequence[_Due]) -> None:
+        body = msgspec.json.encode(MarkersRequest(PROTOCOL, [waiting.question for waiting in taken]))
         try:
             document = await self._api.call("POST", MARKERS_PATH, content=body)
             groups = msgspec.convert(document, MarkersAnswer).groups
-            for (_, answer), found in zip(taken, groups, strict=True):
-                if answer.done():
-                    continue
+            for waiting, found in zip(taken, groups, strict=True):
                 if found.status == 200:
-                    answer.set_result(found.markers)
+                    waiting.give(found.markers)
                 else:
-                    answer.set_exception(RouteRefused(found.detail))
+                    waiting.refuse(RouteRefused(found.detail))
         except (AirflowApiError, msgspec.ValidationError, ValueError) as error:
             # The public API takes over; whether the route is there at all is found out with the next mark.
             self._route.reads = False
             log.warning("markers are read through Airflow's public REST API from now on: %s", text_of(error))
-            _refuse(taken, str(error))
+            for waiting in taken:
+                waiting.refuse(RouteRefused(str(error)))
 
 
-def _refuse(taken: Sequence[_Waiting], why: str) -> None:
-    for _, answer in taken:
-        if not answer.done():
-            answer.set_exception(RouteRefused(why))
+def _take(due: deque[_Due]) -> list[_Due]:
+    taken = [due.popleft() for _ in range(min(MOST_GROUPS, len(due)))]
+    return [waiting for waiting in taken if not waiting.over]  # else whoever asked has gone

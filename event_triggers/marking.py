@@ -1,8 +1,7 @@
 """Marking markers through the public REST API, those that are due together in one request.
 
-Flow: ``mark`` puts a mark into the line and waits; a few workers take from the line whatever is there, up to
-:data:`MOST_PER_REQUEST`, send it, and answer everybody who waits. A lone mark is sent at once by itself, so an idle
-line adds no delay, and a busy one fills its requests by itself.
+Flow: ``mark`` puts a mark into the line (:mod:`event_triggers.line`) and waits; :data:`WORKERS` workers send what is
+there, up to :data:`MOST_PER_REQUEST` marks at a time.
 
 Airflow's bulk route stops at the first mark it refuses, saying which only in prose, so a request with any refusal is
 repeated mark by mark. A conflict (409) with a marker that is in that state already is success. A mark still in the line
@@ -11,20 +10,16 @@ at a restart is made again by its group.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from event_triggers.airflow_api import AirflowApi, path_of
 from event_triggers.errors import AirflowApiError
-from event_triggers.text import plain_logger
+from event_triggers.line import Line, Waiting
 from event_triggers.xcoms import MarkerKey
 
 __all__ = ["MOST_PER_REQUEST", "WORKERS", "Mark", "MarkingLine"]
-
-log = plain_logger(__name__)
 
 MOST_PER_REQUEST = 20
 """More marks a request gain nothing, and hold the API server's worker for seconds."""
@@ -44,10 +39,7 @@ class Mark(NamedTuple):
         return {"new_state": self.state, **({"note": self.note} if self.note else {})}
 
 
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    mark: Mark
-    answer: asyncio.Future[None]
+_Due = Waiting[Mark, None]
 
 
 class MarkingLine:
@@ -59,8 +51,7 @@ class MarkingLine:
     def __init__(self, api: AirflowApi, *, across_runs: bool) -> None:
         self._api = api
         self._across_runs = across_runs
-        self._line: deque[_Waiting] = deque()
-        self._something = asyncio.Event()
+        self._line: Line[Mark, None] = Line("marks", take=self._take, send=self._send, failed=AirflowApiError)
 
     @property
     def busy(self) -> bool:
@@ -72,63 +63,45 @@ class MarkingLine:
 
         :raises AirflowApiError: when Airflow refuses it.
         """
-        waiting = _Waiting(mark, asyncio.get_running_loop().create_future())
-        self._line.append(waiting)
-        self._something.set()
-        await waiting.answer
+        await self._line.ask(mark)
 
     async def work(self) -> None:
         """Take from the line and send, for ever."""
-        while True:
-            while not self._line:
-                self._something.clear()
-                await self._something.wait()
-            taken = self._take()
-            try:
-                await self._send(taken)
-            except AirflowApiError as error:
-                _refuse_all(taken, error)
-            except Exception as error:
-                # The line serves all groups: it must not end with one answer that nobody has foreseen.
-                log.exception("marks could not be sent")
-                _refuse_all(taken, AirflowApiError(f"marking failed ({type(error).__name__}: {error})"))
-            except BaseException:
-                self._line.extendleft(reversed([waiting for waiting in taken if not waiting.answer.done()]))
-                raise
+        await self._line.work()
 
-    def _take(self) -> list[_Waiting]:
-        taken: list[_Waiting] = []
-        left: deque[_Waiting] = deque()
-        while self._line and len(taken) < MOST_PER_REQUEST:
-            waiting = self._line.popleft()
-            if waiting.answer.done():
+    def _take(self, due: deque[_Due]) -> list[_Due]:
+        taken: list[_Due] = []
+        left: deque[_Due] = deque()
+        while due and len(taken) < MOST_PER_REQUEST:
+            waiting = due.popleft()
+            if waiting.over:
                 continue  # whoever asked has gone
-            if taken and not self._together(taken[0].mark, waiting.mark):
+            if taken and not self._together(taken[0].question, waiting.question):
                 left.append(waiting)
             else:
                 taken.append(waiting)
-        self._line.extendleft(reversed(left))
+        due.extendleft(reversed(left))
         return taken
 
     def _together(self, first: Mark, other: Mark) -> bool:
         return self._across_runs or first.key[:2] == other.key[:2]
 
-    async def _send(self, taken: Sequence[_Waiting]) -> None:
+    async def _send(self, taken: Sequence[_Due]) -> None:
         # Two waits of one group may ask for the same mark.
-        marks = {waiting.mark.key: waiting.mark for waiting in taken}
+        marks = {waiting.question.key: waiting.question for waiting in taken}
         if len(marks) > 1 and await self._send_together(list(marks.values())):
             for waiting in taken:
-                _done(waiting)
+                waiting.give(None)
             return
         for waiting in taken:
-            if waiting.answer.done():
+            if waiting.over:
                 continue  # whoever asked has gone meanwhile
             try:
-                await self._send_one(waiting.mark)
+                await self._send_one(waiting.question)
             except AirflowApiError as error:
-                _refuse(waiting, error)
+                waiting.refuse(error)
             else:
-                _done(waiting)
+                waiting.give(None)
 
     async def _send_one(self, mark: Mark) -> None:
         try:
@@ -155,18 +128,3 @@ class MarkingLine:
             return False
         update = (answer or {}).get("update") or {}
         return not update.get("errors") and len(update.get("success", ())) >= len(marks)
-
-
-def _done(waiting: _Waiting) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_result(None)
-
-
-def _refuse(waiting: _Waiting, error: AirflowApiError) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_exception(error)
-
-
-def _refuse_all(taken: Sequence[_Waiting], error: AirflowApiError) -> None:
-    for waiting in taken:
-        _refuse(waiting, error)

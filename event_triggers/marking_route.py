@@ -1,8 +1,8 @@
 """Marking through the plugin's route in the API server: whatever is due, of all groups, travels together.
 
 Flow: the API server is asked once whether it has the route and speaks our protocol. Then ``mark`` puts a mark into the
-line and waits; :data:`WORKERS` workers take whatever is there, up to :data:`MOST_PER_REQUEST` marks, and answer
-everybody who waits. A lone mark is sent at once, so an idle line adds no delay, and a busy one fills its requests.
+line (:mod:`event_triggers.line`) and waits; :data:`WORKERS` workers send what is there, up to
+:data:`MOST_PER_REQUEST` marks at a time.
 
 Invariants:
 
@@ -21,20 +21,18 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
 from event_triggers.airflow_api import AirflowApi
 from event_triggers.clock import Clock
 from event_triggers.errors import AirflowApiError, EventTriggersError
+from event_triggers.line import Line, Waiting
 from event_triggers.marks import MARKS_PATH, PROTOCOL, About, Answer, Answers, Mark
-from event_triggers.text import plain_logger, text_of
 from event_triggers.xcoms import MarkerKey
 
 __all__ = ["LOOK_FOR_IT_EVERY", "MOST_PER_REQUEST", "WORKERS", "MarkingRoute", "RouteRefused"]
-
-log = plain_logger(__name__)
 
 MOST_PER_REQUEST = 300
 MOST_BYTES_PER_REQUEST = 512 * 1024
@@ -50,11 +48,12 @@ class RouteRefused(EventTriggersError):
     """The route is not there, or does not take this mark; the public API may."""
 
 
-@dataclass(eq=False, slots=True)
-class _Waiting:
+class _Encoded(NamedTuple):
     key: MarkerKey
-    encoded: bytes
-    answer: asyncio.Future[Answer]
+    mark: bytes
+
+
+_Due = Waiting[_Encoded, Answer]
 
 
 class MarkingRoute:
@@ -63,8 +62,9 @@ class MarkingRoute:
     def __init__(self, api: AirflowApi, clock: Clock) -> None:
         self._api = api
         self._clock = clock
-        self._line: deque[_Waiting] = deque()
-        self._something = asyncio.Event()
+        self._line: Line[_Encoded, Answer] = Line(
+            "marks for the marking route", take=_take, send=self._send, failed=RouteRefused
+        )
         self._looking = asyncio.Lock()
         self._look_at = float("-inf")
         self.there = False
@@ -100,27 +100,11 @@ class MarkingRoute:
         """
         if not self.there:
             raise RouteRefused(self.why_not)
-        waiting = _Waiting(key, msgspec.json.encode(mark), asyncio.get_running_loop().create_future())
-        self._line.append(waiting)
-        self._something.set()
-        return await waiting.answer
+        return await self._line.ask(_Encoded(key, msgspec.json.encode(mark)))
 
     async def work(self) -> None:
         """Take from the line and send, for ever."""
-        while True:
-            while not self._line:
-                self._something.clear()
-                await self._something.wait()
-            taken = self._take()
-            try:
-                await self._send(taken)
-            except Exception as error:
-                # The line serves all groups: it must not end with one answer that nobody has foreseen.
-                log.exception("marks could not be sent to the marking route")
-                _refuse(taken, f"marking failed ({text_of(error)})")
-            except BaseException:
-                self._line.extendleft(reversed([waiting for waiting in taken if not waiting.answer.done()]))
-                raise
+        await self._line.work()
 
     # ------------------------------------------------------------------ whether it is there
 
@@ -148,45 +132,29 @@ class MarkingRoute:
 
     # ------------------------------------------------------------------ sending
 
-    def _take(self) -> list[_Waiting]:
-        taken: list[_Waiting] = []
-        size = 0
-        while self._line and len(taken) < MOST_PER_REQUEST:
-            waiting = self._line[0]
-            if taken and size + len(waiting.encoded) > MOST_BYTES_PER_REQUEST:
-                break
-            self._line.popleft()
-            if not waiting.answer.done():  # else whoever asked has gone
-                taken.append(waiting)
-                size += len(waiting.encoded)
-        return taken
-
-    async def _send(self, taken: Sequence[_Waiting]) -> None:
-        if not taken:
-            return
-        by_run: dict[tuple[str, str], list[_Waiting]] = {}
+    async def _send(self, taken: Sequence[_Due]) -> None:
+        by_run: dict[tuple[str, str], list[_Due]] = {}
         for waiting in taken:
-            by_run.setdefault(waiting.key[:2], []).append(waiting)
+            by_run.setdefault(waiting.question.key[:2], []).append(waiting)
         body = _body(by_run)
         try:
             document = await self._api.call("POST", MARKS_PATH, content=body)
             answers = msgspec.convert(document, Answers).runs
             for waiting_of_run, answers_of_run in zip(by_run.values(), answers, strict=True):
                 for waiting, answer in zip(waiting_of_run, answers_of_run, strict=True):
-                    if not waiting.answer.done():
-                        waiting.answer.set_result(answer)
+                    waiting.give(answer)
         except (msgspec.ValidationError, ValueError) as error:
             self._gone(AirflowApiError(f"its answer cannot be read ({error})"))
             _refuse(taken, self.why_not)
         except AirflowApiError as error:
             await self._refused(taken, error)
 
-    async def _refused(self, taken: Sequence[_Waiting], error: AirflowApiError) -> None:
+    async def _refused(self, taken: Sequence[_Due], error: AirflowApiError) -> None:
         if error.status in _GONE:
             self._gone(error)
         elif len(taken) > 1:
             for waiting in taken:
-                if not waiting.answer.done():
+                if not waiting.over:
                     await self._send([waiting])
             return
         _refuse(taken, str(error))
@@ -199,15 +167,28 @@ def _about(document: object) -> About | None:
         return None
 
 
-def _body(by_run: dict[tuple[str, str], list[_Waiting]]) -> bytes:
+def _take(due: deque[_Due]) -> list[_Due]:
+    taken: list[_Due] = []
+    size = 0
+    while due and len(taken) < MOST_PER_REQUEST:
+        length = len(due[0].question.mark)
+        if taken and size + length > MOST_BYTES_PER_REQUEST:
+            break
+        waiting = due.popleft()
+        if not waiting.over:  # else whoever asked has gone
+            taken.append(waiting)
+            size += length
+    return taken
+
+
+def _body(by_run: dict[tuple[str, str], list[_Due]]) -> bytes:
     runs = []
     for (dag_id, run_id), waiting in by_run.items():
         place = b'{"dag_id":%s,"run_id":%s,"marks":[' % (msgspec.json.encode(dag_id), msgspec.json.encode(run_id))
-        runs.append(place + b",".join(one.encoded for one in waiting) + b"]}")
+        runs.append(place + b",".join(one.question.mark for one in waiting) + b"]}")
     return b'{"protocol":%d,"runs":[%s]}' % (PROTOCOL, b",".join(runs))
 
 
-def _refuse(taken: Sequence[_Waiting], why: str) -> None:
+def _refuse(taken: Sequence[_Due], why: str) -> None:
     for waiting in taken:
-        if not waiting.answer.done():
-            waiting.answer.set_exception(RouteRefused(why))
+        waiting.refuse(RouteRefused(why))
