@@ -1,8 +1,7 @@
 """Eclipse Mosquitto, from Debian's package: a real MQTT broker on free ports, with its own folder.
 
-Ports and folder belong to the broker, not to its process: stopped (or killed) and started again, it is the same broker
-with the same sessions, queued and retained messages, if it was asked to be persistent. Debian's build has no
-websockets.
+Stopped (or killed) and started again, it has the same sessions, queued and retained messages, if it was asked to be
+persistent. Debian's build has no websockets.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 import getpass
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from servers.certificates import Authority
 from servers.ports import free_port
-from servers.process import ManagedProcess, ServerFailed, accepts_connections
+from servers.process import accepts_connections
+from servers.server import Server, installed
 
 __all__ = ["Mosquitto", "find_mosquitto"]
 
@@ -27,8 +26,8 @@ def find_mosquitto() -> Path | None:
     return Path(found) if found else None
 
 
-class Mosquitto:
-    """One broker. A context manager: it is running inside, and gone afterwards.
+class Mosquitto(Server):
+    """One broker.
 
     :param users: names and passwords; with none, everyone may connect.
     :param acl: the lines of an access list, see ``mosquitto.conf(5)``.
@@ -38,6 +37,8 @@ class Mosquitto:
     :param settings: further settings, in the names of ``mosquitto.conf(5)``.
     :raises ServerFailed: when Mosquitto is not installed.
     """
+
+    name = "mosquitto"
 
     def __init__(
         self,
@@ -49,17 +50,12 @@ class Mosquitto:
         client_certificates: bool = False,
         settings: Mapping[str, str | int] | None = None,
     ) -> None:
-        program = find_mosquitto()
-        if program is None:
-            raise ServerFailed("Mosquitto is not installed: no mosquitto found; on Debian: apt-get install mosquitto")
-        self._program = program
-        self._folder = tempfile.TemporaryDirectory(prefix="event-triggers-mosquitto-")
-        self.folder = Path(self._folder.name)
+        self._program = installed("Mosquitto", find_mosquitto(), "mosquitto")
+        super().__init__()
         self.port = free_port()
         self.tls_port = free_port() if tls else 0
         self.authority = Authority(self.folder) if tls else None
         self._config = self.folder / "mosquitto.conf"
-        self._process: ManagedProcess | None = None
         lines = [*self._general(persistent, settings or {}), *self._access(users, acl)]
         if self.authority is not None:
             lines += self._tls(self.authority, client_certificates)
@@ -105,40 +101,8 @@ class Mosquitto:
         """What the broker says, every packet of it."""
         return self.folder / "mosquitto.log"
 
-    def start(self) -> Mosquitto:
-        """Start it and return when it listens.
+    def command(self) -> Sequence[str | Path]:
+        return [self._program, "-c", self._config]
 
-        :raises ServerFailed: when it does not.
-        """
-        self._process = ManagedProcess("mosquitto", [self._program, "-c", self._config], log=self.folder / "output.log")
-        ports = [self.port, *([self.tls_port] if self.tls_port else [])]
-        self._process.start(lambda: all(accepts_connections(port) for port in ports), timeout=20)
-        return self
-
-    def stop(self) -> None:
-        """End it; :meth:`start` goes on with the same ports and, if persistent, the same data."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-    def kill(self) -> None:
-        """End it at once, as a crash does."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-
-    def restart(self) -> None:
-        """Break every connection and be there again."""
-        self.stop()
-        self.start()
-
-    def close(self) -> None:
-        """End it and remove its folder."""
-        self.stop()
-        self._folder.cleanup()
-
-    def __enter__(self) -> Mosquitto:
-        return self.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+    def ready(self) -> bool:
+        return all(accepts_connections(port) for port in (self.port, self.tls_port) if port)

@@ -1,8 +1,8 @@
 """RabbitMQ, from Debian's package: a real AMQP broker on free ports, with its own folder, name and cookie.
 
-Ports and folder belong to the broker, not to its process: stopped (or killed) and started again, it is the same broker
-with the same durable queues. Erlang finds its nodes through a daemon, epmd, which it would start by itself and leave
-behind; this one is started here, on a port of its own, and ended with the broker.
+Stopped (or killed) and started again, it has the same durable queues. Erlang finds its nodes through a daemon, epmd,
+which it would start by itself and leave behind; this one is started here, on a port of its own, and ended with the
+broker.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from servers.certificates import Authority
 from servers.ports import free_port
-from servers.process import ManagedProcess, ServerFailed, accepts_connections
+from servers.process import ManagedProcess, accepts_connections
+from servers.server import Server, installed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["RabbitMq", "find_rabbitmq"]
 
@@ -31,8 +35,8 @@ def find_rabbitmq() -> Path | None:
     return Path(found) if found and shutil.which("epmd") else None
 
 
-class RabbitMq:
-    """One broker. A context manager: it is running inside, and gone afterwards.
+class RabbitMq(Server):
+    """One broker.
 
     :param tls: also listen with TLS on :attr:`tls_port`, with a certificate of :attr:`authority`.
     :param users: names and passwords, beside ``guest``; all may do everything in all virtual hosts.
@@ -40,6 +44,10 @@ class RabbitMq:
     :param settings: further settings, in the names of ``rabbitmq.conf``.
     :raises ServerFailed: when RabbitMQ is not installed.
     """
+
+    name = "rabbitmq"
+    ready_within = 120
+    ended_within = 30
 
     def __init__(
         self,
@@ -49,18 +57,13 @@ class RabbitMq:
         vhosts: tuple[str, ...] = (),
         settings: Mapping[str, str | int] | None = None,
     ) -> None:
-        program = find_rabbitmq()
-        if program is None:
-            raise ServerFailed("RabbitMQ is not installed: on Debian: apt-get install rabbitmq-server")
-        self._program = program
-        self._folder = tempfile.TemporaryDirectory(prefix="event-triggers-rabbitmq-")
-        self.folder = Path(self._folder.name)
+        self._program = installed("RabbitMQ", find_rabbitmq(), "rabbitmq-server")
+        super().__init__()
         self.port = free_port()
         self.tls_port = free_port() if tls else 0
         self.authority = Authority(self.folder) if tls else None
         self._distribution, self._epmd_port = free_port(), free_port()
         self._epmd: ManagedProcess | None = None
-        self._process: ManagedProcess | None = None
         (self.folder / "definitions.json").write_text(
             json.dumps(_definitions({"guest": "guest", **(users or {})}, ("/", *vhosts)))
         )
@@ -85,32 +88,26 @@ class RabbitMq:
         """For clients other than ours."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
-    @property
-    def log(self) -> Path:
-        """What the broker says."""
-        return self.folder / "output.log"
-
-    def start(self) -> RabbitMq:
-        """Start it and return when it listens.
-
-        :raises ServerFailed: when it does not.
-        """
-        env = {**os.environ, **self._environment()}
+    def start(self) -> Self:
         if self._epmd is None:
             command = ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
-            self._epmd = ManagedProcess("epmd", command, log=self.folder / "epmd.log", env=env)
+            self._epmd = ManagedProcess("epmd", command, log=self.folder / "epmd.log", env=self.environment())
             self._epmd.start(lambda: accepts_connections(self._epmd_port), timeout=20)
-        self._process = ManagedProcess("rabbitmq", [self._program], log=self.log, env=env, cwd=self.folder)
-        ports = [self.port, *([self.tls_port] if self.tls_port else [])]
-        self._process.start(lambda: all(accepts_connections(port) for port in ports), timeout=120)
-        return self
+        return super().start()
 
-    def _environment(self) -> dict[str, str]:
+    def command(self) -> Sequence[str | Path]:
+        return [self._program]
+
+    def ready(self) -> bool:
+        return all(accepts_connections(port) for port in (self.port, self.tls_port) if port)
+
+    def environment(self) -> Mapping[str, str]:
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
             cookie.write_text(secrets.token_hex(10))
             cookie.chmod(0o400)
         return {
+            **os.environ,
             "HOME": str(self.folder),
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
@@ -131,39 +128,12 @@ class RabbitMq:
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
         }
 
-    def stop(self) -> None:
-        """End it; :meth:`start` goes on with the same ports and durable queues."""
-        if self._process is not None:
-            self._process.stop(timeout=30)
-            self._process = None
-
-    def kill(self) -> None:
-        """End it at once, as a crash does."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-
-    def restart(self) -> None:
-        """Break every connection and be there again."""
-        self.stop()
-        self.start()
-
     def close(self) -> None:
         """End it and its epmd, and remove its folder."""
         self.stop()
         if self._epmd is not None:
             self._epmd.stop()
-        self._folder.cleanup()
-
-    def __enter__(self) -> RabbitMq:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+        super().close()
 
 
 def _definitions(users: Mapping[str, str], vhosts: tuple[str, ...]) -> dict[str, object]:

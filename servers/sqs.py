@@ -8,39 +8,33 @@ but the newest.
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from servers.jars import class_path, java
 from servers.ports import free_port
-from servers.process import ManagedProcess, accepts_connections
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from servers.process import accepts_connections
+from servers.server import Server
 
 __all__ = ["ElasticMqServer", "MotoServer", "SqsServer"]
 
 
-class SqsServer(ABC):
-    """One server. A context manager: it runs inside, and nothing is left afterwards.
+class SqsServer(Server):
+    """One server.
 
     :param port: the port on the loopback interface; a free one by default.
     """
 
-    name: str
+    ready_within = 60
     region = "us-east-1"
     access_key = "access"
     secret_key = "secret"
 
     def __init__(self, port: int | None = None) -> None:
+        super().__init__()
         self.port = port or free_port()
-        self.home = Path(tempfile.mkdtemp(prefix=f"event-triggers-{self.name}-"))
-        self._process: ManagedProcess | None = None
         self._clients: dict[str, Any] = {}
         self.authority: Path | None = None
         """The file of the certificate that clients must trust; ``None`` without TLS."""
@@ -50,49 +44,19 @@ class SqsServer(ABC):
         """What belongs into ``endpoint_url`` of an AWS connection's extra."""
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def log(self) -> Path:
-        """The file that takes what the process prints."""
-        return self.home / f"{self.name}.log"
+    def ready(self) -> bool:
+        return accepts_connections(self.port)
 
-    @abstractmethod
-    def command(self) -> Sequence[str | Path]:
-        """What starts it.
-
-        :raises ServerFailed: when it cannot be had on this machine.
-        """
-
-    def start(self, *, timeout: float = 60) -> Self:
-        """Start it and return when it takes connections.
-
-        :raises ServerFailed: when it cannot be had on this machine, ends, or is not ready in time.
-        """
-        self._process = ManagedProcess(self.name, self.command(), log=self.log, cwd=self.home)
-        self._process.start(lambda: accepts_connections(self.port), timeout=timeout)
-        return self
-
-    def kill(self) -> None:
-        """End it at once; :meth:`start` makes a new, empty one on the same port."""
-        if self._process is not None:
-            self._process.kill()
+    def stop(self) -> None:
+        # Nothing is kept, so nothing has to be put in order.
+        self.kill()
 
     def close(self) -> None:
         """End it and remove its folder."""
         for client in self._clients.values():
             client.close()
         self._clients.clear()
-        self.kill()
-        shutil.rmtree(self.home, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+        super().close()
 
     def client(self, service: str = "sqs") -> Any:
         """A blocking client of the AWS SDK for this server, safe to use from any thread."""
