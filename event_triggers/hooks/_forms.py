@@ -15,17 +15,20 @@ __all__ = ["behaviour", "tested", "to_broker_connection", "widgets"]
 
 def widgets(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The form's fields for Airflow before 3.2; later versions read them from the provider's description."""
-    from wtforms import BooleanField, IntegerField, PasswordField, StringField  # type: ignore[import-untyped]
+    from wtforms import BooleanField, FloatField, IntegerField, PasswordField, StringField  # type: ignore[import-untyped]
     from wtforms.validators import Optional, any_of  # type: ignore[import-untyped]
 
+    kinds = {"boolean": BooleanField, "integer": IntegerField, "number": FloatField}
     made: dict[str, Any] = {}
     for name, field in fields.items():
         schema = field["schema"]
-        kind = {"boolean": BooleanField, "integer": IntegerField}.get(schema["type"][0], StringField)
-        if schema.get("format") == "password":
-            kind = PasswordField
-        validators = [any_of(schema["enum"])] if "enum" in schema else []
-        made[name] = kind(field["label"], validators=[*validators, Optional()], description=field["description"])
+        kind = PasswordField if schema.get("format") == "password" else kinds.get(schema["type"][0], StringField)
+        made[name] = kind(
+            field["label"],
+            validators=[*([any_of(schema["enum"])] if "enum" in schema else []), Optional()],
+            description=field["description"],
+            default=schema.get("default"),
+        )
     return made
 
 

@@ -11,6 +11,7 @@ from airflow.sdk import BaseHook
 
 from event_triggers.errors import ConfigurationError
 from event_triggers.hook_settings import HookSettings, read_hook_settings
+from event_triggers.hooks._forms import behaviour, widgets
 from event_triggers.hooks.webhook_form import BEHAVIOUR, FIELDS
 
 __all__ = ["WebhookHook"]
@@ -33,28 +34,13 @@ class WebhookHook(BaseHook):
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """The form's fields for Airflow before 3.2; later versions read them from the provider's description."""
-        from wtforms import BooleanField, FloatField, IntegerField, PasswordField, StringField  # type: ignore[import-untyped]
-        from wtforms.validators import Optional, any_of  # type: ignore[import-untyped]
-
-        kinds = {"boolean": BooleanField, "integer": IntegerField, "number": FloatField}
-        widgets: dict[str, Any] = {}
-        for name, field in FIELDS.items():
-            schema = field["schema"]
-            kind = PasswordField if schema.get("format") == "password" else kinds.get(schema["type"][0], StringField)
-            validators = [any_of(schema["enum"])] if "enum" in schema else []
-            widgets[name] = kind(
-                field["label"],
-                validators=[*validators, Optional()],
-                description=field["description"],
-                default=schema.get("default"),
-            )
-        return widgets
+        """The form's fields for Airflow before 3.2."""
+        return widgets(FIELDS)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """What is hidden and shown of the common fields, for Airflow before 3.2."""
-        return {name.replace("-", "_"): value for name, value in BEHAVIOUR.items()}
+        return behaviour(BEHAVIOUR)
 
     def get_settings(self) -> HookSettings:
         """The connection, read.

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+from event_triggers.hooks._fields import form_field
+
 __all__ = ["BEHAVIOUR", "FIELDS"]
 
-
-def _field(label: str, description: str, type_: str = "string", **schema: Any) -> dict[str, Any]:
-    return {"label": label, "description": description, "schema": {"type": [type_, "null"], **schema}}
-
-
 FIELDS: dict[str, dict[str, Any]] = {
-    "scheme": _field(
+    "scheme": form_field(
         "Scheme",
         "How callers are verified. 'proxy': by what stands before Airflow. 'open': anybody may call.",
         enum=["hmac", "github", "stripe", "slack", "bearer", "proxy", "open"],
         default="hmac",
     ),
-    "previous_secret": _field(
+    "previous_secret": form_field(
         "Previous secret", "Good as well, while callers change over to the new one.", format="password"
     ),
-    "tolerance": _field(
+    "tolerance": form_field(
         "Tolerance (s)",
         "How wrong the clock of a caller may be, for schemes with a time stamp; 300 if empty.",
         "integer",
     ),
-    "rate_limit": _field("Requests per second", "For each process of the API server; 500 if empty.", "number"),
-    "remember": _field(
+    "rate_limit": form_field("Requests per second", "For each process of the API server; 500 if empty.", "number"),
+    "remember": form_field(
         "Remember deliveries (s)", "For how long a copy of a delivery is known again; 7 days if empty.", "integer"
     ),
-    "json_only": _field("JSON only", "Refuse bodies that are not JSON.", "boolean"),
-    "proxy_header": _field("Proxy's header", "With 'proxy': what the proxy sets once it has verified a caller."),
-    "proxy_value": _field("Its value", "With 'proxy': what the header says then; SUCCESS if empty."),
+    "json_only": form_field("JSON only", "Refuse bodies that are not JSON.", "boolean"),
+    "proxy_header": form_field("Proxy's header", "With 'proxy': what the proxy sets once it has verified a caller."),
+    "proxy_value": form_field("Its value", "With 'proxy': what the header says then; SUCCESS if empty."),
 }
 """The fields of the extra, by name, in the form of a provider's ``conn-fields``."""
 

@@ -10,8 +10,9 @@ and leaves the others to everybody else. Nothing is kept over a restart; a reque
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -45,6 +46,8 @@ _marks = msgspec.json.Decoder(MarkRequest)
 _markers = msgspec.json.Decoder(MarkersRequest)
 _encoder = msgspec.json.Encoder()
 _THREADS = 1
+_Asked = TypeVar("_Asked")
+_Done = TypeVar("_Done")
 
 
 @cache
@@ -64,11 +67,7 @@ async def mark(request: Request, user: Annotated[Any, Depends(get_user)]) -> Res
     asked: MarkRequest = _read(await _body(request), _marks)
     if sum(len(run.marks) for run in asked.runs) > MOST_MARKS:
         raise HTTPException(413, f"a request may have {MOST_MARKS} marks at most")
-    try:
-        runs = await anyio.to_thread.run_sync(write_batch, asked.runs, user, limiter=_limiter())
-    except DatabaseAway as error:
-        log.warning("marks could not be made, Airflow's database does not answer: %s", error)
-        raise HTTPException(503, "Airflow's database does not answer") from error
+    runs = await _in_turn("marks could not be made", write_batch, asked.runs, user)
     calm_collector()
     return _json(Answers(PROTOCOL, runs))
 
@@ -79,12 +78,16 @@ async def markers(request: Request, user: Annotated[Any, Depends(get_user)]) -> 
     asked: MarkersRequest = _read(await _body(request), _markers)
     if len(asked.groups) > MOST_GROUPS:
         raise HTTPException(413, f"a request may name {MOST_GROUPS} groups at most")
-    try:
-        groups = await anyio.to_thread.run_sync(read_markers, asked.groups, user, limiter=_limiter())
-    except DatabaseAway as error:
-        log.warning("markers could not be read, Airflow's database does not answer: %s", error)
-        raise HTTPException(503, "Airflow's database does not answer") from error
+    groups = await _in_turn("markers could not be read", read_markers, asked.groups, user)
     return _json(MarkersAnswer(PROTOCOL, groups))
+
+
+async def _in_turn(failed: str, work: Callable[[_Asked, Any], _Done], asked: _Asked, user: Any) -> _Done:
+    try:
+        return await anyio.to_thread.run_sync(work, asked, user, limiter=_limiter())
+    except DatabaseAway as error:
+        log.warning("%s, Airflow's database does not answer: %s", failed, error)
+        raise HTTPException(503, "Airflow's database does not answer") from error
 
 
 async def _body(request: Request) -> bytes:
