@@ -19,7 +19,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -37,6 +36,7 @@ from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.sources._kafka_config import KafkaSettings
 from event_triggers.sources._kafka_headers import read_again
 from event_triggers.sources._kafka_metadata import TopicsRequest, TopicState, read_topics
+from event_triggers.sources._kafka_reasons import told, why_not
 from event_triggers.sources._kafka_security import Tokens, tls_context
 from event_triggers.text import plain_logger
 
@@ -161,7 +161,8 @@ class KafkaClient:
             try:
                 await asyncio.shield(starting)
             except kafka_errors.KafkaConnectionError as error:
-                raise await self._why_not() from error
+                reason = await why_not(self.settings, self._connection)
+                raise ((self._tokens and self._tokens.failure) or reason) from error
             except asyncio.CancelledError:
                 # aiokafka forgets the connection over which it is just asking when it is cancelled then.
                 with anyio.CancelScope(shield=True):
@@ -341,64 +342,4 @@ class KafkaClient:
                 f"install it with: pip install 'airflow-event-triggers[kafka]'"
             ) from error
         except (kafka_errors.KafkaError, OSError, asyncio.TimeoutError) as error:
-            raise StreamError(f"{about}: could not {what}: {_told(error)}") from error
-
-    async def _why_not(self) -> Exception:
-        """Connect to each server once more, alone, to learn the reason that aiokafka only writes into its log."""
-        reasons: dict[str, str] = {}
-
-        async def ask(server: str) -> None:
-            host, _, port = server.rpartition(":")
-            try:
-                connection = await create_conn(host.strip("[]"), int(port), **self._connection_arguments())
-                try:
-                    # A broker that expects a login or a certificate may only now say so.
-                    await connection.send(TopicsRequest(()))
-                finally:
-                    connection.close()
-            except (kafka_errors.KafkaError, OSError, asyncio.TimeoutError) as error:
-                reasons[server] = self._reason(error)
-            else:
-                reasons[server] = "it answers now"
-
-        async with anyio.create_task_group() as group:
-            for server in self.settings.servers:
-                group.start_soon(ask, server, name=f"event_triggers: ask {server} why")
-        if self._tokens is not None and self._tokens.failure is not None:
-            return self._tokens.failure
-        told = "; ".join(f"{server}: {reasons[server]}" for server in self.settings.servers)
-        return StreamError(f"{self.settings.about}: no connection; {told}")
-
-    def _connection_arguments(self) -> dict[str, Any]:
-        wanted = ("client_id", "request_timeout_ms", "security_protocol")
-        arguments = self.settings.arguments
-        return {
-            **self._connection,
-            **{name: value for name, value in arguments.items() if name in wanted or name.startswith("sasl_")},
-        }
-
-    def _reason(self, error: BaseException) -> str:
-        check_protocol = f"check security.protocol ({self.settings.protocol})"
-        if isinstance(error, kafka_errors.KafkaConnectionError) and isinstance(error.__cause__, OSError):
-            error = error.__cause__
-        if isinstance(error, kafka_errors.SaslAuthenticationFailed | kafka_errors.AuthenticationFailedError):
-            return f"the login was refused ({error}); check sasl.username, sasl.password and sasl.mechanism"
-        if isinstance(error, kafka_errors.UnsupportedSaslMechanismError | kafka_errors.IllegalSaslStateError):
-            return f"{self.settings.mechanism} is not among its logins; check sasl.mechanism and security.protocol"
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted ({error.verify_message}); check ssl.ca.location and the host's name"
-        if isinstance(error, ssl.SSLError):
-            return f"TLS failed ({error.reason or error}); {check_protocol} and the client certificate"
-        if isinstance(error, socket.gaierror):
-            return f"the host name is not known ({error.strerror}); check bootstrap.servers"
-        if isinstance(error, ConnectionRefusedError):
-            return "nothing listens there (connection refused); check bootstrap.servers, and whether the broker runs"
-        if isinstance(error, asyncio.TimeoutError):
-            waited = f"no answer within {self.settings.request_timeout:g} s"
-            return f"{waited}; check bootstrap.servers and firewalls, and {check_protocol}"
-        return f"{_told(error)}; if the broker closes at once, {check_protocol}"
-
-
-def _told(error: BaseException) -> str:
-    name, text = type(error).__name__, str(error)
-    return text if name in text else f"{name}: {text}" if text else name
+            raise StreamError(f"{about}: could not {what}: {told(error)}") from error
