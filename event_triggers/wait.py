@@ -28,9 +28,8 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import chain, repeat
 
 import anyio
 
@@ -44,6 +43,7 @@ from event_triggers.flag import Flag
 from event_triggers.hub import Hub
 from event_triggers.ledger import Book, GroupRef, Ledger
 from event_triggers.message import Message
+from event_triggers.near_misses import tell_all, tell_now_and_then
 from event_triggers.progress import EventProgress, GroupProgress
 from event_triggers.reading import Reader
 from event_triggers.recording import Recorder
@@ -62,10 +62,6 @@ FINISH_SETTLING = 15.0
 """Seconds that the brokers' last acknowledgements may take before the verdict goes out."""
 JOIN_AGAIN = (1.0, 2.0, 4.0, 8.0)
 """Seconds after which the join behind a failed marker is marked once more, each after the one before."""
-_TELL_AFTER = (60.0, 600.0, 3600.0, 6 * 3600.0)
-"""Seconds between two looks at what came nearest to the events still missing; the last one again and again."""
-_MISSES_SHOWN = 5
-"""How many of them, the nearest first, are told while waiting, and stand in the error of a sensor whose time is up."""
 
 
 class GroupWait:
@@ -173,11 +169,8 @@ class GroupWait:
     async def _why_missing(self) -> str:
         """What there is to say of a wait whose time is up: what is wrong with Airflow's API, and what came nearest."""
         trouble = self._book.trouble if self._book else self._ledger.trouble
-        misses = await self._subscription.misses() if self._subscription is not None else []
-        for text in misses:
-            log.warning("%s", text)
-        more = [f"and {len(misses) - _MISSES_SHOWN} more in the log"] if len(misses) > _MISSES_SHOWN else []
-        return "; ".join([*([trouble] if trouble else []), *misses[:_MISSES_SHOWN], *more])
+        misses = await tell_all(self._subscription) if self._subscription is not None else []
+        return "; ".join([*([trouble] if trouble else []), *misses])
 
     async def _finish_recording(self) -> None:
         """Wait, in bounded time, until everything that came until now is recorded."""
@@ -271,18 +264,7 @@ class GroupWait:
         await subscription.live()
         self._caught_up.set()
         log.info("every source is connected, and nothing that is sent from now on is missed")
-        self._note_misses(subscription, chain(_TELL_AFTER, repeat(_TELL_AFTER[-1])))
-
-    def _note_misses(self, subscription: Subscription, pauses: Iterator[float]) -> None:
-        async def tell() -> None:
-            misses = await subscription.misses()
-            for text in misses[:_MISSES_SHOWN]:
-                log.info("%s", text)
-            if len(misses) > _MISSES_SHOWN:
-                log.info("so it is with %s more; at the deadline each is told", len(misses) - _MISSES_SHOWN)
-            self._note_misses(subscription, pauses)
-
-        self._agenda.note(next(pauses), "near misses", tell)
+        tell_now_and_then(subscription, self._agenda)
 
     async def _receive(self, book: Book, reader: Reader, subscription: Subscription) -> None:
         assert self._recorder is not None  # noqa: S101 - made with the book
