@@ -45,6 +45,7 @@ from event_triggers.errors import ConfigurationError, StreamError
 from event_triggers.fanout import Fanout
 from event_triggers.interests import InterestIndex
 from event_triggers.misses import Miss
+from event_triggers.owed import Owed
 from event_triggers.place import Place
 from event_triggers.reader import Reader
 from event_triggers.replay import BEGINNING, Replays, Round, now_live, resumed, since_of, tell_lost
@@ -72,11 +73,18 @@ class Channel:
     :param source: any of the sources that share it.
     :param opening: how to open it; its ``start`` is the channel's own business.
     :param callables: runs match callables.
+    :param owed: what it owes to its broker.
     :param on_over: called when the last group has left, or the stream can never be opened as it is configured.
     """
 
     def __init__(
-        self, source: Source, opening: Opening, callables: Callables, on_over: Callable[[Channel], None]
+        self,
+        source: Source,
+        opening: Opening,
+        *,
+        callables: Callables,
+        owed: Owed,
+        on_over: Callable[[Channel], None],
     ) -> None:
         self.source = source
         self._on_over = on_over
@@ -88,13 +96,14 @@ class Channel:
             source,
             callables=callables,
             clock=opening.clock,
+            owed=owed,
             responder=self,
             satisfied=self._satisfied,
             tell=self.tell,
         )
         self._opening = replace(opening, tell=self.tell, recorded=self._fanout.recorded_before)
-        self._owed = self._fanout.owed
-        self.hold, self.know, self.repaid = self._fanout.hold, self._fanout.know, self._owed.repaid
+        self._owed = owed
+        self.hold, self.know, self.repaid = self._fanout.hold, self._fanout.know, owed.repaid
         self._replays = Replays(source, opening, self._fanout, self._fail)
         self._place = Place()
         self._reader = Reader(

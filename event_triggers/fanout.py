@@ -53,6 +53,7 @@ class Fanout:
 
     :param source: any of the channel's sources.
     :param callables: runs match callables.
+    :param owed: what the channel owes to its broker.
     :param responder: whom the groups answer, the channel.
     :param satisfied: called when an entry has all it wants.
     :param tell: writes into the logs of all groups that listen.
@@ -64,13 +65,14 @@ class Fanout:
         *,
         callables: Callables,
         clock: Clock,
+        owed: Owed,
         responder: Responder,
         satisfied: Callable[[Entry], None],
         tell: Callable[..., None],
     ) -> None:
         self.load = Load()
         self.settler = Settler(source.label, tell, clock)
-        self.owed = Owed(clock)
+        self.owed = owed
         self.misses = Misses()
         self.handed_out = 0
         self.unanswered = 0
@@ -239,6 +241,8 @@ class Fanout:
         """
         if self._is_queue:
             for message in recalled:
+                if self.owed.is_told(message.id):
+                    continue
                 self.load.take(message)
                 self.settler.add(message, Outcome.ACCEPTED, lambda _, message=message: self.load.release(message))  # type: ignore[misc]
             for identity in recorded:

@@ -33,10 +33,12 @@ from event_triggers.delivery import Answer
 from event_triggers.entry import Interest
 from event_triggers.errors import EventTriggersError
 from event_triggers.matching import check_pattern
+from event_triggers.owed import Owed
 from event_triggers.sources.base import AirflowCall, BrokerConnection, Opening, Source
 from event_triggers.statistics import HubStatistics
 from event_triggers.subscription import Subscription
 from event_triggers.text import plain_logger
+from event_triggers.told import Told
 
 __all__ = ["Hub"]
 
@@ -71,6 +73,7 @@ class Hub:
         self._closing: dict[Hashable, asyncio.Task[None]] = {}
         self._lost_sessions: set[str] = set()
         self._callables = Callables()
+        self._told = Told()
         self._comparing = asyncio.Lock()
 
     @asynccontextmanager
@@ -143,8 +146,13 @@ class Hub:
     def _channel(self, key: Hashable, source: Source, group: str) -> Channel:
         channel = self._channels.get(key)
         if channel is None:
-            callables = self._callables.apart()
-            channel = Channel(source, self._opening(group), callables, lambda over: self._retire(key, over))
+            channel = Channel(
+                source,
+                self._opening(group),
+                callables=self._callables.apart(),
+                owed=Owed(self._clock, self._told, key),
+                on_over=lambda over: self._retire(key, over),
+            )
             self._channels[key] = channel
             channel.start(self._closing.get(key), contextvars.Context().run)
         return channel

@@ -1,8 +1,9 @@
 """Which messages of a queue may come again though they are recorded: nobody knows that the broker was told.
 
-Flow: a message is *owed* from when a group accepts it, or brings it along as recorded before a restart, until the
-broker was told of it or of its copy, or until the time is up in which a copy would have come
-(:attr:`~event_triggers.sources.base.Source.redelivery`). What is owed of a group that has ended for good is *left*:
+Flow: a message is *owed* from when a group accepts it, or brings it along as recorded before, until the broker was told
+of it or of its copy, or until the time is up in which a copy would have come
+(:attr:`~event_triggers.sources.base.Source.redelivery`). What an earlier channel has told the broker
+(:mod:`event_triggers.told`) is not owed. What is owed of a group that has ended for good is *left*:
 nobody else brings it along, so the channel lingers for it.
 
 Invariants:
@@ -19,9 +20,10 @@ queue.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable
 
 from event_triggers.clock import Clock, move_on_after
+from event_triggers.told import Told
 
 __all__ = ["MOST_OWED", "Owed"]
 
@@ -33,10 +35,16 @@ _LOOK_AGAIN = 1.0
 
 
 class Owed:
-    """What one channel owes to its broker."""
+    """What one channel owes to its broker.
 
-    def __init__(self, clock: Clock) -> None:
+    :param told: what the broker was told over any channel.
+    :param channel: the key of this one.
+    """
+
+    def __init__(self, clock: Clock, told: Told, channel: Hashable) -> None:
         self._clock = clock
+        self._told = told
+        self._channel = channel
         self._within = 0.0
         self._until: dict[str, float] = {}
         self._left: set[str] = set()
@@ -57,15 +65,26 @@ class Owed:
             return
         until = self._clock.monotonic() + self._within
         for identity in identities:
+            if not being_told and self.is_told(identity):
+                continue
             self._until.pop(identity, None)
             self._until[identity] = until
         if not being_told:
             self._changed.set()
         while len(self._until) > MOST_OWED:
-            self.told(next(iter(self._until)))
+            self._remove(next(iter(self._until)))
 
     def told(self, identity: str) -> None:
         """The broker knows of this one."""
+        if self._within:
+            self._told.note(self._channel, identity)
+        self._remove(identity)
+
+    def is_told(self, identity: str) -> bool:
+        """Whether the broker knows of this one, as far as is remembered."""
+        return self._told.knows(self._channel, identity)
+
+    def _remove(self, identity: str) -> None:
         self._until.pop(identity, None)
         self._left.discard(identity)
         self._changed.set()
@@ -79,6 +98,10 @@ class Owed:
         """There is a new connection, over which copies come."""
         self._connections += 1
         self._reading = True
+        if self._connections == 1:
+            # The channel before this one was still telling when these were brought along.
+            for identity in [one for one in self._until if self.is_told(one)]:
+                self._remove(identity)
         again = self._clock.monotonic() + self._within
         for identity in self._until:
             if self._connections == 1 or identity not in self._left:

@@ -166,6 +166,84 @@ async def test_what_was_acknowledged_leaves_nothing_to_wait_for(kit: Kit) -> Non
     assert kit.hub.statistics().channels == ()
 
 
+async def test_a_group_that_comes_back_owes_nothing_of_what_was_acknowledged(kit: Kit) -> None:
+    async with kit.group(want(COMES_AGAIN, count=2)) as group:
+        kit.publish(1, to=QUEUE)
+        (delivery,) = await kit.received(group, 1)
+        delivery.accept()
+    assert kit.hub.statistics().channels == ()
+    message = delivery.message
+    async with kit.group(want(COMES_AGAIN, recorded=frozenset({message.id}), recalled=(message,))) as group:
+        assert kit.channel.owed == 0
+        await soon(group.repaid())
+        group.over = True
+    assert kit.outcomes() == [(1, ACCEPTED)], "nor is it acknowledged again"
+    assert kit.hub.statistics().channels == ()
+
+
+async def test_a_group_that_comes_back_owes_what_could_not_be_acknowledged(kit: Kit) -> None:
+    kit.broker.fail_next_settle(StreamError("no"), times=99)
+    async with kit.group(want(COMES_AGAIN, count=2)) as group:
+        kit.publish(1, to=QUEUE)
+        (delivery,) = await kit.received(group, 1)
+        delivery.accept()
+    kit.broker.fail_next_settle(StreamError("no"), times=0)
+    async with kit.group(want(COMES_AGAIN, recorded=frozenset({delivery.message.id}))):
+        assert kit.channel.owed == 1
+
+
+async def test_a_group_that_comes_back_while_the_broker_is_being_told(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = asyncio.Event()
+    settle = _Everything.settle
+
+    async def slowly(self: _Everything, settlements: Sequence[Settlement]) -> None:
+        await heard.wait()
+        await settle(self, settlements)
+
+    monkeypatch.setattr(_Everything, "settle", slowly)
+    identity = kit.broker.publish("queue", {"n": 1})
+
+    async def come_and_go() -> None:
+        async with kit.group(want(COMES_AGAIN, count=2)) as group:
+            (await kit.take(group, 1))[0].accept()
+
+    leaving = asyncio.create_task(come_and_go())
+    await idle()
+    assert kit.hub.statistics().channels == ()
+    async with kit.group(want(COMES_AGAIN, recorded=frozenset({identity})), live=False) as group:
+        assert not leaving.done()
+        assert kit.channel.owed == 1, "nobody knows yet"
+        heard.set()
+        await soon(group.live())
+        assert kit.channel.owed == 0
+    await soon(leaving)
+
+
+async def test_what_was_acknowledged_long_ago_is_expected_again(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered is bounded."""
+    monkeypatch.setattr("event_triggers.told.MOST_TOLD", 2)
+    async with kit.group(want(COMES_AGAIN, count=4)) as group:
+        kit.publish(1, 2, 3, to=QUEUE)
+        deliveries = await kit.received(group, 3)
+        for delivery in deliveries:
+            delivery.accept()
+    recorded = frozenset(delivery.message.id for delivery in deliveries)
+    async with kit.group(want(COMES_AGAIN, count=0, recorded=recorded)):
+        assert kit.channel.owed == 1
+
+
+async def test_queues_are_told_apart(kit: Kit) -> None:
+    """Ids are their queue's own."""
+    async with kit.group(want(COMES_AGAIN)) as group:
+        kit.publish(1, to=QUEUE)
+        (delivery,) = await kit.received(group, 1)
+        delivery.accept()
+    async with kit.group(want(ComesAgain("other"), recorded=frozenset({delivery.message.id}))):
+        assert kit.channel.owed == 1
+
+
 async def test_brokers_that_send_nothing_again_are_not_waited_for(kit: Kit) -> None:
     async with kit.group(want(QUEUE, recorded=frozenset({"queue:0@7"}))) as group:
         assert kit.channel.owed == 0
@@ -277,6 +355,22 @@ async def test_a_wait_does_not_wait_for_a_copy_that_cannot_come(waits: WaitKit) 
         assert not wait.over
         await waits.later(1)
         assert (await wait.verdict()).status is Status.COMPLETE
+
+
+async def test_a_wait_that_comes_back_ends_with_its_last_message(waits: WaitKit) -> None:
+    """As after arrivals were handed over, a retry or a clear: the broker was told while the process stayed."""
+    events = {
+        "stock": Event(COMES_AGAIN, match={"n": [1]}),
+        "orders": Event(COMES_AGAIN, match={"n": [2]}),
+    }
+    first = waits.broker.publish("queue", {"n": 1})
+    async with waits.running(events):
+        await idle()
+        assert waits.states("stock", "orders") == ["success", None]
+    async with waits.running(events) as wait:
+        second = waits.broker.publish("queue", {"n": 2})
+        assert (await wait.verdict()).status is Status.COMPLETE
+    assert waits.told() == [(first, "accepted"), (second, "accepted")]
 
 
 async def test_a_wait_that_was_not_interrupted_ends_at_once(waits: WaitKit) -> None:
