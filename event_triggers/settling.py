@@ -104,7 +104,7 @@ class Settler:
             return True
         try:
             with anyio.fail_after(SETTLE_WITHIN):
-                await stream.settle([Settlement(one.message, one.outcome) for one in due])
+                unheard = await stream.settle([Settlement(one.message, one.outcome) for one in due]) or ()
         except Exception as error:
             self._failed(due, error, counts)
             return False
@@ -113,7 +113,7 @@ class Settler:
             self._due = due + self._due
             raise
         for one in due:
-            one.done(True)
+            one.done(one.message.id not in unheard)
         return True
 
     def _failed(self, due: list[Due], error: Exception, counts: bool) -> None:

@@ -10,6 +10,7 @@ Flow::
 Invariants:
 
 * A message is acknowledged only in ``settle``, and only when it was accepted, or unwanted where ``unmatched`` says so.
+  ``settle`` returns when the broker has heard it: an acknowledgement that is lost with its connection is told again.
 * No more than ``prefetch`` messages wait to be asked for: the broker sends no more, while heartbeats go on.
 * Parked messages do not use that up: when they have used half of it, a new consumer takes over from the old one, whose
   messages stay with us. So messages that nobody wants do not hold up those behind them, up to a limit.
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Collection, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
@@ -126,6 +127,8 @@ class _AmqpStream(Stream):
         self._arrived = asyncio.Event()
         self._open: dict[str, list[Any]] = {}
         """What was yielded and is not settled, by id: a sender may have sent the same message twice."""
+        self._unconfirmed = False
+        """Whether something was told that the broker may not have heard yet."""
         self.parked = Parked(opening.clock)
 
     async def begin(self) -> None:
@@ -202,28 +205,40 @@ class _AmqpStream(Stream):
         self._open.setdefault(identity, []).append(raw)
         return to_message(raw, self._source.queue, identity, attempt, _Receipt(self, raw))
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Acknowledge, reject, requeue or park.
+    async def settle(self, settlements: Sequence[Settlement]) -> Collection[str]:
+        """Acknowledge, reject, requeue or park, and return when the broker has heard it.
 
+        :return: the ids of accepted messages that came over an earlier connection.
         :raises StreamError: when the connection is broken; all that was delivered over it comes again.
         """
+        passed_over: set[str] = set()
         with self._client.asking(None):
             for message, outcome in settlements:
                 if isinstance(message.receipt, _Receipt) and message.receipt.stream is self:
                     for raw in self._open.pop(message.id, ()):
                         await self._end(raw, message, outcome)
+                elif outcome is Outcome.ACCEPTED:
+                    passed_over.add(message.id)
             if self._consumer and self.parked.count(self._consumer) * 2 > self._source.prefetch:
                 tag = self._consumer
                 await self._consume()
                 await self._queue.cancel(tag)
+        if self._unconfirmed:
+            # The broker answers none of this. But it does one thing of a channel after the other.
+            with self._client.asking():
+                await self._queue.declare()
+            self._unconfirmed = False
+        return passed_over
 
     async def _end(self, raw: Any, message: Message, outcome: Outcome) -> None:
         unmatched = {source.unmatched for source in self._sources if isinstance(source, AmqpQueue)}
         released = unmatched.pop() if outcome is Outcome.RELEASED and len(unmatched) == 1 else "release"
         if outcome is Outcome.ACCEPTED or released == "delete":
             self._memory.ended(message.id)
+            self._unconfirmed = True
             await raw.ack()
         elif outcome is Outcome.REJECTED or released == "reject":
+            self._unconfirmed = True
             await raw.reject(requeue=False)
         else:
             self._memory.returned(message.id)

@@ -158,12 +158,15 @@ class Stream(ABC):
     def __aiter__(self) -> AsyncIterator[Sequence[Message]]:
         """Yield batches of messages forever, or raise."""
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
+    async def settle(self, settlements: Sequence[Settlement]) -> Collection[str] | None:
         """Tell the broker how messages ended. Only queues are told.
 
         May be called while ``__aiter__`` waits. Must be safe to repeat. A message may have come over an earlier
         stream of the same source: where its receipt is good for nothing any more, it is passed over. Raises when the
         broker could not be told of all of them; the hub logs that, and the broker will deliver those messages again.
+
+        :return: the ids of accepted messages of which the broker may not have heard, if there are any, though nothing
+            has failed: those that were passed over. The hub acknowledges their copies.
         """
         return None
 

@@ -176,6 +176,26 @@ async def test_network_that_fails(broker: RabbitMq, caplog: pytest.LogCaptureFix
     await until_kept(broker, source.queue, 0)
 
 
+async def test_an_acknowledgement_that_is_lost_with_its_connection(broker: RabbitMq) -> None:
+    """Its group has ended by the time the broker delivers the message again; it is not left there."""
+    source = await a_queue(broker)
+    with TcpProxy(broker.port) as proxy:
+        hub = Hub(opening_of(amqp_connection(proxy.port)).connection)
+        async with hub.subscribe("group", [Interest("x", source)]) as group:
+            await live(group)
+            await send(broker, source.queue, b"once")
+            (delivery,) = await group.receive()
+            await anyio.to_thread.run_sync(proxy.black_hole)
+            delivery.accept()
+            with anyio.move_on_after(0.5) as limit:  # the time in which nothing may happen is what is tested
+                await group.settled()
+            assert limit.cancelled_caught, "the broker has not heard it"
+            await anyio.to_thread.run_sync(proxy.cut)
+            proxy.restore()
+            group.over = True
+        await until_kept(broker, source.queue, 0)
+
+
 async def test_logins_and_virtual_hosts(broker: RabbitMq, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     source = await a_queue(broker)

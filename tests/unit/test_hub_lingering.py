@@ -156,6 +156,27 @@ async def test_an_acknowledgement_that_was_given_up_is_made_good(kit: Kit) -> No
     assert kit.hub.statistics().channels == ()
 
 
+async def test_an_acknowledgement_that_may_not_have_been_heard_is_made_good(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def passes_over(self: _Everything, settlements: Sequence[Settlement]) -> list[str]:
+        return [one.message.id for one in settlements]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Everything, "settle", passes_over)
+        async with kit.group(want(COMES_AGAIN)) as group:
+            kit.publish(1, to=QUEUE)
+            (await kit.received(group, 1))[0].accept()
+            await soon(group.settled())
+            assert kit.channel.owed == 1
+            group.over = True
+    assert kit.channel.lingering
+    kit.broker.redeliver("queue", in_flight=True)
+    await idle()
+    assert kit.outcomes() == [(1, ACCEPTED)]
+    assert kit.hub.statistics().channels == ()
+
+
 async def test_what_was_acknowledged_leaves_nothing_to_wait_for(kit: Kit) -> None:
     async with kit.group(want(COMES_AGAIN)) as group:
         kit.publish(1, to=QUEUE)
