@@ -91,6 +91,7 @@ class _Gate(logging.Filter):
             return True
         if self._loop is None or self._loop.is_closed():
             self._write(len(self._line))
+            self._say_what_was_left_out()
             return True
         if not self._line and self._has_room(0):
             return True

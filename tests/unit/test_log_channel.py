@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import contextvars
 import io
 import logging
@@ -41,6 +42,14 @@ class Channel:
         while content.count(b"\n") < count:
             content += await loop.sock_recv(self.read, 65536)
         return content.decode().splitlines()
+
+    def content(self) -> bytes:
+        """What is there to be read."""
+        content = b""
+        with contextlib.suppress(BlockingIOError):
+            while part := self.read.recv(65536):
+                content += part
+        return content
 
     def close(self) -> None:
         self.read.close()
@@ -182,3 +191,23 @@ def test_what_is_left_when_the_loop_ends_is_written_with_the_next_line(channel: 
     say(channel, LINES, LINES + 1)  # waits for the reader: there is no loop to spare
     reading.join(30)
     assert lines == [f"{number} {TEXT}" for number in range(LINES + 1)]
+
+
+def test_what_was_left_out_when_the_loop_ends_is_said_with_the_next_line(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_channel, "MOST_WAITING", 10)
+    monkeypatch.setattr(log_channel, "log", channel.log)
+
+    async def begin() -> None:
+        spare_the_loop(channel.log)
+        say(channel, 0, LINES)
+
+    asyncio.run(begin())
+    content = channel.content()
+    channel.log.warning("the last")
+    lines = (content + channel.content()).decode().splitlines()
+    left_out = LINES - len(lines) + 2
+    assert lines[-3].startswith(f"{len(lines) - 3} "), "the first are kept"
+    assert lines[-2].startswith(f"{left_out} lines of the log were left out here")
+    assert lines[-1] == "the last"
