@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 from airflow.providers.amazon.aws.triggers.s3 import S3KeyTrigger
 from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
@@ -42,7 +42,7 @@ with DAG("any_trigger", schedule=None):
     events = {
         "redis": Event(FromTrigger(channel, body="data"), match={"n": [1]}),
         "file": Event(FromTrigger(FileDeleteTrigger(f"{folder}/flag", poke_interval=0.2)), count=2),
-        "moment": Event(FromTrigger(DateTimeTrigger(target_time="{{ dag_run.run_after.isoformat() }}"))),
+        "moment": Event(FromTrigger(DateTimeTrigger(datetime(2020, 1, 1, tzinfo=timezone.utc)))),
         "s3": Event(FromTrigger(key)),
         "http": Event(FromTrigger(page)),
     }
