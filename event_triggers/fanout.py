@@ -247,7 +247,8 @@ class Fanout:
                 self.settler.add(message, Outcome.ACCEPTED, lambda _, message=message: self.load.release(message))  # type: ignore[misc]
             for identity in recorded:
                 _remember(self._recorded_before, identity)
-            self.owed.add(identity for identity in recorded if identity not in self._acknowledged)
+            unheard = (one for one in recorded if one not in self._acknowledged and not self.owed.is_told(one))
+            self.owed.add(unheard)
 
     def recorded_before(self) -> Collection[str]:
         """The ids that groups brought along as recorded."""
@@ -273,7 +274,7 @@ class Fanout:
         if told:
             self.owed.told(message.id)
         else:
-            self.owed.add([message.id])
+            self.owed.not_told(message.id)
 
 
 def _remember(identities: dict[str, None], identity: str) -> None:

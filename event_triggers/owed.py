@@ -65,8 +65,6 @@ class Owed:
             return
         until = self._clock.monotonic() + self._within
         for identity in identities:
-            if not being_told and self.is_told(identity):
-                continue
             self._until.pop(identity, None)
             self._until[identity] = until
         if not being_told:
@@ -79,6 +77,11 @@ class Owed:
         if self._within:
             self._told.note(self._channel, identity)
         self._remove(identity)
+
+    def not_told(self, identity: str) -> None:
+        """The broker could not be told of this one, or of its copy."""
+        self._told.forget(self._channel, identity)
+        self.add([identity])
 
     def is_told(self, identity: str) -> bool:
         """Whether the broker knows of this one, as far as is remembered."""

@@ -35,6 +35,10 @@ class Told:
         if len(self._told) > MOST_TOLD:
             del self._told[next(iter(self._told))]
 
+    def forget(self, channel: Hashable, identity: str) -> None:
+        """A copy of this message could not be acknowledged: the broker had not heard after all."""
+        self._told.pop((channel, identity), None)
+
     def knows(self, channel: Hashable, identity: str) -> bool:
         """Whether that is remembered."""
         return (channel, identity) in self._told

@@ -19,7 +19,7 @@ from event_triggers.settling import MOST_TRIES
 from event_triggers.sources.base import Opening, Outcome, Settlement, Stream
 from event_triggers.testing import MemoryQueue
 from event_triggers.verdict import Status
-from tests.unit.hub_kit import QUEUE, Kit, idle, numbers, soon, want
+from tests.unit.hub_kit import QUEUE, Kit, ScriptQueue, idle, numbers, scripted, soon, want
 from tests.unit.wait_kit import GROUP, WaitKit
 
 ACCEPTED, RELEASED, ABANDONED = Outcome.ACCEPTED, Outcome.RELEASED, Outcome.ABANDONED
@@ -211,6 +211,37 @@ async def test_a_group_that_comes_back_owes_what_could_not_be_acknowledged(kit: 
     kit.broker.fail_next_settle(StreamError("no"), times=0)
     async with kit.group(want(COMES_AGAIN, recorded=frozenset({delivery.message.id}))):
         assert kit.channel.owed == 1
+
+
+class ScriptedAgain(ScriptQueue):
+    """The same, with what the test feeds."""
+
+    @property
+    def redelivery(self) -> float:
+        return 60.0
+
+
+async def test_a_copy_that_cannot_be_acknowledged_is_owed_though_its_message_was(kit: Kit) -> None:
+    """The copy says that the broker has not heard the first time."""
+    source = ScriptedAgain()
+    message = scripted(1)
+
+    async def refuses() -> None:
+        raise StreamError("no")
+
+    async with kit.group(want(source, count=2)) as group:
+        source.stream.feed.put_nowait([message])
+        (await kit.received(group, 1))[0].accept()
+        await soon(group.settled())
+        assert kit.channel.owed == 0
+        source.stream.on_settle = refuses
+        source.stream.feed.put_nowait([scripted(1)])
+        for _ in range(MOST_TRIES):
+            await idle()
+            await kit.later(10)
+        assert kit.channel.owed == 1
+    async with kit.group(want(source, recorded=frozenset({message.id}))):
+        assert kit.channel.owed == 1, "nor does the next group take it for told"
 
 
 async def test_a_group_that_comes_back_while_the_broker_is_being_told(
